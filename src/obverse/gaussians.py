@@ -1,0 +1,141 @@
+"""Gaussians: a batch of coloured 3D Gaussians, with meanings rather than encodings in its columns.
+
+Encodings (logarithms, logits, channel orders) happen in ``formats`` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+SH_C0 = 0.28209479177387814  # degree-0 real spherical harmonic, 1 / (2 √π)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N Gaussians in the world frame. All tensors share one device and dtype."""
+
+    means: Tensor  # [..., N, 3] object units
+    quats: Tensor  # [..., N, 4] unit, wxyz: local axes to world
+    scales: Tensor  # [..., N, 3] standard deviations along the local axes, object units
+    opacities: Tensor  # [..., N] 0–1
+    sh: Tensor  # [..., N, K, 3] spherical harmonics, K = (degree + 1)²; colour = 0.5 + Σ sh · basis, sRGB-encoded
+
+    def __post_init__(self) -> None:
+        n = self.means.shape[:-1]
+        expected = {"means": (*n, 3), "quats": (*n, 4), "scales": (*n, 3), "opacities": n}
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != tuple(shape):
+                raise InputError(f"Gaussians.{name} is {list(getattr(self, name).shape)}, expected {list(shape)}")
+        if self.sh.shape[:-2] != n or self.sh.shape[-1] != 3 or self.sh.shape[-2] not in (1, 4, 9, 16):
+            raise InputError(
+                f"Gaussians.sh is {list(self.sh.shape)}, expected {[*n, 'K', 3]} with K = 1, 4, 9 or 16 (degree 0 to 3)"
+            )
+
+    def __len__(self) -> int:
+        return self.means.shape[-2]
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return {1: 0, 4: 1, 9: 2, 16: 3}[self.sh.shape[-2]]
+
+    @property
+    def colors(self) -> Tensor:
+        """View-independent colour [..., N, 3], sRGB-encoded, clamped to 0–1 (the degree-0 term alone)."""
+        return (0.5 + SH_C0 * self.sh[..., 0, :]).clamp(0, 1)
+
+    def __getitem__(self, index: Tensor | slice) -> Gaussians:
+        """Select Gaussians of an unbatched set by mask, indices or slice."""
+        if self.means.ndim != 2:
+            raise InputError(
+                f"Gaussians with batch axes {list(self.means.shape[:-2])} cannot be indexed; select a batch"
+            )
+        return Gaussians(
+            self.means[index], self.quats[index], self.scales[index], self.opacities[index], self.sh[index]
+        )
+
+    def to(self, target: torch.device | torch.dtype | str) -> Gaussians:
+        """The same Gaussians on another device or in another dtype."""
+        return Gaussians(*(t.to(target) for t in (self.means, self.quats, self.scales, self.opacities, self.sh)))
+
+
+def from_colors(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor) -> Gaussians:
+    """Gaussians of one colour each: as the class, with ``colors`` [..., N, 3] sRGB-encoded in 0–1."""
+    return Gaussians(means, quats, scales, opacities, ((colors - 0.5) / SH_C0)[..., None, :])
+
+
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """Quaternions [..., 4] (wxyz, any length but zero) → rotation matrices [..., 3, 3]."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    return torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    ).reshape(*quats.shape[:-1], 3, 3)  # fmt: skip
+
+
+def quats_from_matrices(matrices: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] → unit quaternions [..., 4] (wxyz, w ≥ 0).
+
+    The four products 4·q_i·q are all in the matrix; the row with the largest q_i² is normalised (Shepperd 1978).
+    """
+    m = matrices
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
+    rows = torch.stack(
+        [
+            torch.stack([1 + xx + yy + zz, wx, wy, wz], -1),
+            torch.stack([wx, 1 + xx - yy - zz, xy, xz], -1),
+            torch.stack([wy, xy, 1 - xx + yy - zz, yz], -1),
+            torch.stack([wz, xz, yz, 1 - xx - yy + zz], -1),
+        ],
+        -2,
+    )
+    best = torch.diagonal(rows, dim1=-2, dim2=-1).argmax(-1)
+    row = torch.gather(rows, -2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
+    quat = torch.nn.functional.normalize(row, dim=-1)
+    return torch.where(quat[..., :1] < 0, -quat, quat)
+
+
+def covariances(gaussians: Gaussians) -> Tensor:
+    """Covariance matrices [..., N, 3, 3] = R S Sᵀ Rᵀ (Kerbl et al. 2023, equation 6)."""
+    half = rotation_matrices(gaussians.quats) * gaussians.scales[..., None, :]
+    return half @ half.transpose(-1, -2)
+
+
+def prune(gaussians: Gaussians, *, min_opacity: float = 1 / 255) -> Gaussians:
+    """Drop Gaussians that cannot be seen or are not finite (unbatched sets)."""
+    finite = torch.ones_like(gaussians.opacities, dtype=torch.bool)
+    for tensor in (gaussians.means, gaussians.quats, gaussians.scales, gaussians.sh.flatten(-2)):
+        finite &= torch.isfinite(tensor).all(-1)
+    return gaussians[finite & (gaussians.opacities >= min_opacity)]
+
+
+def merge(*sets: Gaussians) -> Gaussians:
+    """Union of several sets; lower SH degrees are padded with zeros to the highest."""
+    if not sets:
+        raise InputError("merge() was given no Gaussians; pass at least one set")
+    k = max(s.sh.shape[-2] for s in sets)
+    padded = [torch.nn.functional.pad(s.sh, (0, 0, 0, k - s.sh.shape[-2])) for s in sets]
+    return Gaussians(
+        torch.cat([s.means for s in sets], -2),
+        torch.cat([s.quats for s in sets], -2),
+        torch.cat([s.scales for s in sets], -2),
+        torch.cat([s.opacities for s in sets], -1),
+        torch.cat(padded, -3),
+    )
+
+
+def rescale(gaussians: Gaussians, factor: float, *, center: Tensor | None = None) -> Gaussians:
+    """Scale about the origin after moving ``center`` [3] there: means and sizes in the new units."""
+    means = gaussians.means if center is None else gaussians.means - center.to(gaussians.means)
+    return replace(gaussians, means=means * factor, scales=gaussians.scales * factor)

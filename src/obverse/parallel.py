@@ -1,0 +1,76 @@
+"""Compiled kernels and threads: how every Numba kernel of the package is declared and run.
+
+Two rules are kept here so that kernels need not know them. Numba's OpenMP layer spins at its barriers, which makes
+small kernels up to fifty times slower beside one busy process; unless the user chose a layer, the work-queue layer is
+used, which waits politely and survives fork. And the work queue must not be entered from two Python threads at once,
+so parallel kernels are called through a lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if not {"NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY"} & set(os.environ):
+    numba.config.THREADING_LAYER = "workqueue"
+
+logger = logging.getLogger("obverse")
+_lock = threading.RLock()
+_announced = False
+
+
+def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[F], F]:
+    """Decorate a function to be compiled by Numba on first use and kept on disk for later processes.
+
+    Args:
+        parallel: the function contains ``prange`` loops. Such a kernel is called from Python only.
+        fastmath: let the compiler reorder arithmetic; inputs must be finite.
+    """
+
+    def decorate(function: F) -> F:
+        compiled = numba.njit(cache=True, nogil=True, parallel=parallel, fastmath=fastmath)(function)
+        if not parallel:
+            return compiled
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            with _lock:
+                _announce(compiled)
+                return compiled(*args)
+
+        call.dispatcher = compiled  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def set_threads(count: int | None) -> int:
+    """Use ``count`` threads in Numba and torch (None: every core this process may run on) → the number set."""
+    import torch
+
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    count = max(1, min(count or available, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(count)
+    torch.set_num_threads(count)
+    return count
+
+
+def _announce(compiled: Any) -> None:
+    """Say once that kernels are being compiled, if the first one called is not in the cache."""
+    global _announced
+    if _announced or compiled.signatures:
+        return
+    _announced = True
+    cache = getattr(compiled, "_cache", None)
+    index = getattr(getattr(cache, "_cache_file", None), "_index_path", None)
+    if index is None or not Path(index).exists():
+        logger.info("compiling kernels for this machine, once: about half a minute")

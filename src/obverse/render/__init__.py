@@ -1,0 +1,1 @@
+"""Rasterisers and fields: Gaussians, triangles and densities → images."""

@@ -1,0 +1,56 @@
+"""Fields: solids given by a function of position, the output of every density or distance method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Field(Protocol):
+    """A solid in the world frame, known by its value at any point.
+
+    ``kind`` says how ``density_or_sdf`` is read: a ``"density"`` is solid where it exceeds ``level``, an ``"sdf"``
+    (negative inside) where it is below. ``bounds`` is the half-open box ``(low, high)`` outside which it is empty.
+    """
+
+    kind: Literal["density", "sdf"]
+    level: float
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
+
+    def density_or_sdf(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → values [N], float32."""
+        ...
+
+    def color(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → sRGB-encoded colour [N, 3] in 0–1, meant at the surface."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallableField:
+    """A Field from two functions, for tests, scripts and shapes known in closed form."""
+
+    value: Callable[[Tensor], Tensor]  # [N, 3] → [N]
+    rgb: Callable[[Tensor], Tensor] | None = None  # [N, 3] → [N, 3]; mid-grey when absent
+    kind: Literal["density", "sdf"] = "sdf"
+    level: float = 0.0
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]] = ((-0.55,) * 3, (0.55,) * 3)
+
+    def density_or_sdf(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → values [N]."""
+        return self.value(points)
+
+    def color(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → sRGB-encoded colour [N, 3] in 0–1."""
+        return torch.full_like(points, 0.5) if self.rgb is None else self.rgb(points)
+
+
+def insideness(field: Field, points: Tensor) -> Tensor:
+    """Points [N, 3] → values [N] that are positive inside, zero on the surface and negative outside."""
+    value = field.density_or_sdf(points)
+    return value - field.level if field.kind == "density" else field.level - value

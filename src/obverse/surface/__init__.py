@@ -1,0 +1,1 @@
+"""Fields and Gaussians → closed, textured meshes; meshes → Gaussians."""
