@@ -81,7 +81,8 @@ class Views:
 def look_at(positions: Tensor, target: Tensor | None = None) -> Tensor:
     """Cameras at ``positions`` [..., 3] looking at ``target`` [3] (default: origin) → world_to_camera [..., 4, 4].
 
-    The image's up is the world's +Y. Straight up or down the view has no natural "up"; the image top then points to −Z (from above) or +Z (from below).
+    The image's up is the world's +Y. Straight up or down the view has no natural "up"; the image's top then points to
+    −Z (seen from above) or +Z (seen from below).
     """
     target = torch.zeros(3).to(positions) if target is None else target.to(positions)
     forward = torch.nn.functional.normalize(target - positions, dim=-1)

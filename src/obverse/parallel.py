@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 import numba
 
+numba_config: Any = numba.config
 F = TypeVar("F", bound=Callable[..., Any])
 
 if not {"NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY"} & set(os.environ):
-    numba.config.THREADING_LAYER = "workqueue"
+    numba_config.THREADING_LAYER = "workqueue"
 
 logger = logging.getLogger("obverse")
 _lock = threading.RLock()
@@ -37,7 +38,7 @@ def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[F], F
     """
 
     def decorate(function: F) -> F:
-        compiled = numba.njit(cache=True, nogil=True, parallel=parallel, fastmath=fastmath)(function)
+        compiled: Any = numba.njit(cache=True, nogil=True, parallel=parallel, fastmath=fastmath)(function)
         if not parallel:
             return compiled
 
@@ -58,7 +59,7 @@ def set_threads(count: int | None) -> int:
     import torch
 
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    count = max(1, min(count or available, numba.config.NUMBA_NUM_THREADS))
+    count = max(1, min(count or available, numba_config.NUMBA_NUM_THREADS))
     numba.set_num_threads(count)
     torch.set_num_threads(count)
     return count

@@ -1,0 +1,5 @@
+"""``python -m obverse``."""
+
+from .apps.cli import main
+
+main()

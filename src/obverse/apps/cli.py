@@ -1,0 +1,284 @@
+"""The command line: ``obverse VERB INPUT... -o OUT``.
+
+Every command's parameters are its flags, so its functions have more of them than any other in the package. Work
+happens in the library; here arguments are parsed, a device is picked, and results are printed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..errors import EXIT_CODES, OutputError, UsageError
+from .console import Console, describe, read_input, write_stdout
+
+EXIT_CODE_TEXT = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+app = typer.Typer(
+    name="obverse",
+    help="One photo of an object in, a 3D asset out: textured GLB, Gaussian splat, turntable and an honest report.",
+    epilog=EXIT_CODE_TEXT,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per input on standard output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads for kernels and networks; default: all cores.")]
+MatteOption = Annotated[str, typer.Option(help="How to cut out: auto, alpha, border, grabcut, rembg or none.")]
+MaskOption = Annotated[Path | None, typer.Option(help="An image whose white (or opaque) part is the object.")]
+BoxOption = Annotated[str | None, typer.Option(help="x,y,w,h in photo pixels: the object is inside.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """One photo of an object in, a 3D asset out: textured GLB, Gaussian splat, turntable and an honest report."""
+    if version:
+        print(f"obverse {__version__}")
+        raise typer.Exit()
+
+
+@app.command(epilog=EXIT_CODE_TEXT)
+def create(
+    photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, globs, or - for standard input.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", "--output-dir", help="Folder, or - for GLB on standard output.")
+    ] = "out",
+    method: Annotated[str, typer.Option("--method", "-m", help="See: obverse methods.")] = "inflate",
+    matte: MatteOption = "auto",
+    mask: MaskOption = None,
+    box: BoxOption = None,
+    foreground_ratio: Annotated[float, typer.Option(help="Object's longest side over the crop's.")] = 0.85,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--formats", "-f", help="Comma-separated: glb obj stl 3mf usdz ply splat spz png webp gif mp4 html."
+        ),
+    ] = "glb,ply,png,webp,html",
+    height: Annotated[float | None, typer.Option(help="Real height of the object in metres.")] = None,
+    faces: Annotated[int, typer.Option(help="Triangles of the mesh, met within 5 %.")] = 20_000,
+    texture: Annotated[
+        int, typer.Option("--texture", "--texture-resolution", help="Texture side, 256 to 4096.")
+    ] = 1024,
+    gaussians: Annotated[int, typer.Option(help="Gaussians of the splat.")] = 60_000,
+    resolution: Annotated[
+        int, typer.Option("--resolution", "--mc-resolution", help="Cells of the surface grid along the longest side.")
+    ] = 192,
+    atlas: Annotated[str, typer.Option(help="Texture charts: charts (fast) or xatlas.")] = "charts",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Threads = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an asset that is there already.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished assets alone.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn photos into 3D assets, one folder each."""
+    console = Console(json_output=json_output, verbosity=verbose - quiet)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other; keep one")
+    from ..create import Settings
+    from ..parallel import set_threads
+    from .batch import Job, run
+
+    set_threads(threads)
+    job = Job(
+        method=method,
+        seed=seed,
+        device=pick_device(device),
+        settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians, atlas=atlas),  # type: ignore[arg-type]
+        cutout={"matte": matte, "mask": mask, "box": parse_box(box), "foreground_ratio": foreground_ratio},
+        formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
+        height=height,
+        existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
+    )
+    run(photos, output, job, console)
+
+
+@app.command(epilog=EXIT_CODE_TEXT)
+def cutout(
+    photo: Annotated[str, typer.Argument(help="Photo, or - for standard input.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="PNG to write, or - for standard output.")
+    ] = "cutout.png",
+    matte: MatteOption = "auto",
+    mask: MaskOption = None,
+    box: BoxOption = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut the object out and stop: a look at what every method would be given."""
+    from ..formats.files import atomic_write
+    from ..photo import read_photo
+    from ..sheet import png_bytes, to_image
+
+    console = Console(json_output=json_output, verbosity=-quiet)
+    subject = read_photo(read_input(photo), matte=matte, mask=mask, box=parse_box(box))
+    for check in subject.checks:
+        console.warn(check.name, check.message, check.remedy)
+    data = png_bytes(to_image(subject.cutout))
+    if output == "-":
+        write_stdout(data)
+        return
+    atomic_write(Path(output), data)
+    record = {"output": output, "matte": subject.matte, "confidence": round(subject.confidence, 3)}
+    console.result(record, f"{output}: cut out by {subject.matte}, confidence {subject.confidence:.2f}")
+
+
+@app.command()
+def methods(json_output: Json = False) -> None:
+    """List the methods: route, download, licences."""
+    from ..create import METHODS
+
+    rows = [
+        {
+            "name": name,
+            "route": method.route,
+            "views": method.views,
+            "download_mb": method.download_mb,
+            "licence": method.licence,
+            "weights_licence": method.weights_licence,
+            "source": method.source,
+            "summary": method.summary,
+        }
+        for name, method in METHODS.items()
+    ]
+    console = Console(json_output=json_output)
+    for row in rows:
+        text = (
+            f"{row['name']}: {row['summary']}\n    route {row['route']}, download {row['download_mb']} MB, "
+            f"licence {row['licence']}, weights {row['weights_licence']}\n    {row['source']}"
+        )
+        console.result(row, text)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Mesh or splat file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; its extension is the format.")],
+    height: Annotated[float | None, typer.Option(help="Real height in metres, for meshes.")] = None,
+    form: Annotated[str, typer.Option(help="For splat .ply: full, compact or compressed.")] = "full",
+    gaussians: Annotated[int, typer.Option(help="Gaussians, from mesh to splat.")] = 60_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert between any of the mesh formats, any of the splat formats, and from mesh to splat."""
+    from .convert import convert_file
+
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists; choose another name or pass --overwrite")
+    files = convert_file(source, target, height=height, form=form, gaussians=gaussians)
+    console = Console(json_output=json_output, verbosity=-quiet)
+    console.result({"files": [str(path) for path in files]}, "\n".join(f"wrote {path}" for path in files))
+
+
+@app.command()
+def show(
+    asset: Annotated[Path, typer.Argument(help="An asset folder, a mesh or a splat file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the page here; do not open it.")] = None,
+) -> None:
+    """Open the offline viewer on an asset, or write it as one HTML file."""
+    from ..formats.files import atomic_write
+    from .convert import viewer_for
+
+    html = viewer_for(asset).encode()
+    if output is not None:
+        atomic_write(output, html)
+        print(f"wrote {output}")
+        return
+    import tempfile
+    import webbrowser
+
+    path = Path(tempfile.mkdtemp(prefix="obverse-")) / "viewer.html"
+    atomic_write(path, html)
+    print(path)
+    if not webbrowser.open(path.as_uri()):
+        raise OutputError(f"no browser could be opened; open {path} by hand, or write it elsewhere with -o")
+
+
+@app.command()
+def doctor(
+    warm: Annotated[bool, typer.Option("--warm", help="Only compile the kernels ahead of the first run.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Say what is installed and where things would run, and try the whole path on a drawn object."""
+    from .doctor import examine, report_text, self_test
+
+    console = Console(json_output=json_output)
+    record: dict[str, Any] = {} if warm else examine()
+    record["self_test"] = self_test()
+    console.result(record, report_text(record))
+    if not record["self_test"]["ok"]:
+        raise typer.Exit(1)
+
+
+def parse_box(text: str | None) -> tuple[int, int, int, int] | None:
+    """ "x,y,w,h" → four integers."""
+    if text is None:
+        return None
+    try:
+        x, y, w, h = (int(part) for part in text.replace(" ", ",").split(","))
+    except ValueError:
+        raise UsageError(f"--box is {text!r}, it must be four whole numbers x,y,w,h in photo pixels") from None
+    return x, y, w, h
+
+
+def pick_device(name: str) -> str:
+    """``auto`` → the best device there is; any other name is checked.
+
+    Raises:
+        UsageError: the device is unknown or absent.
+    """
+    import torch
+
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if name == "auto":
+        return present[1] if len(present) > 1 else "cpu"
+    if name not in present:
+        raise UsageError(f"--device is {name!r}, this machine has: {', '.join(present)}; use one of them or auto")
+    return name
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command, turn every failure into one sentence and its exit code."""
+    sys.exit(guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def guarded(run: Callable[[], Any]) -> int:
+    """Run a command → exit code; errors become one line on standard error."""
+    try:
+        code = run()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # whoever read our output has stopped reading
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # the argument parser's own
+            error.show()
+            return int(error.exit_code)
+        if os.environ.get("OBVERSE_TRACEBACK"):
+            raise
+        code, message = describe(error)
+        print(f"obverse: error: {message}", file=sys.stderr)
+        return code

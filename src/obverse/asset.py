@@ -1,0 +1,203 @@
+"""Asset: what obverse hands over. A mesh, a splat, the photo's camera and a report; and how they reach the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import trimesh
+
+from .cameras import Cameras, Views, orbit
+from .errors import OutputError, UsageError
+from .formats.files import atomic_write
+from .formats.meshes import MESH_FORMATS, mesh_bytes, write_mesh
+from .formats.page import report_page
+from .formats.splats import SPLAT_FORMATS, splat_bytes, write_splats
+from .formats.video import VIDEO_FORMATS, write_video
+from .gaussians import Gaussians
+from .photo import Subject
+from .render.splats import render
+from .render.triangles import render_mesh
+from .sheet import contact_sheet, png_bytes
+from .stages import Stages
+
+DEFAULT_FORMATS = ("glb", "ply", "png", "webp", "html")
+TURNTABLE_FRAMES = 36
+TURNTABLE_SIZE = 384
+
+
+@dataclass
+class Asset:
+    """A 3D asset in the world frame: +Y up, photographed side +Z, centred, longest side 1."""
+
+    mesh: trimesh.Trimesh  # closed, textured (PBR material, base colour only)
+    gaussians: Gaussians
+    camera: Cameras  # one camera, which sees ``subject.rgba``
+    subject: Subject
+    report: dict[str, Any]
+    stages: Stages = field(default_factory=Stages, repr=False)
+
+    def __repr__(self) -> str:
+        method = self.report["method"]["name"]
+        return f"Asset({len(self.mesh.faces):,} faces, {len(self.gaussians):,} Gaussians, by {method})"
+
+    def views(
+        self,
+        azimuth_deg: Sequence[float] | float = (0.0, 90.0, 180.0, 270.0),
+        elevation_deg: Sequence[float] | float = 15.0,
+        *,
+        size: int = 512,
+        of: Literal["mesh", "splat"] = "mesh",
+        background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
+    ) -> Views:
+        """Render the asset from an orbit.
+
+        Returns:
+            Views with images [V, size, size, 4]: colour over ``background`` and coverage; straight alpha without one.
+        """
+        cameras = orbit(azimuth_deg, elevation_deg, size=size)
+        if of == "mesh":
+            return Views(render_mesh(self.mesh, cameras, background=background), cameras)
+        if of != "splat":
+            raise UsageError(f"of is {of!r}, it must be 'mesh' or 'splat'")
+        result = render(self.gaussians, cameras, background=background or (0.0, 0.0, 0.0))
+        alpha = result.alpha[..., None]
+        color = result.color if background is not None else result.color / alpha.clamp_min(1e-6)
+        return Views(torch.cat([color.clamp(0, 1), alpha], -1), cameras)
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        formats: Sequence[str] = DEFAULT_FORMATS,
+        overwrite: bool = True,
+        height: float | None = None,
+    ) -> list[Path]:
+        """Write the asset into a folder; ``report.json`` always, last.
+
+        Args:
+            directory: created if absent. Files appear in it only when all of them are complete.
+            formats: any of glb, obj, stl, 3mf, usdz (mesh as ``asset.*``); ply, splat, spz (Gaussians as ``asset.*``);
+                png (contact sheet ``preview.png``); webp, gif, mp4 (``turntable.*``); html (``report.html``).
+            overwrite: replace an asset that is there already.
+            height: real height of the object in metres; one photo has no scale, so without it the longest side is 1.
+
+        Returns:
+            The files written.
+
+        Raises:
+            UsageError: unknown format, or an asset is there and ``overwrite`` is false.
+            OutputError: the folder cannot be written; nothing is left behind.
+        """
+        directory = Path(directory)
+        wanted = check_formats(formats)
+        if height is not None and not height > 0:
+            raise UsageError(f"height is {height}, it must be a positive number of metres")
+        if not overwrite and (directory / "report.json").exists():
+            raise UsageError(f"{directory} already holds an asset; choose another folder or allow overwriting")
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+            try:
+                files = self._write_all(scratch, wanted, height)
+                directory.mkdir(exist_ok=True)
+                for path in files:
+                    os.replace(path, directory / path.name)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {directory}: {error.strerror or error}; choose a folder that exists or can be made, "
+                "is writable and has space"
+            ) from error
+        return [directory / path.name for path in files]
+
+    def glb(self, *, height: float | None = None) -> bytes:
+        """The mesh as one binary glTF file."""
+        return mesh_bytes(self.mesh, ".glb", provenance=self.provenance(), height_m=height)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a file says about where it came from; free of times and paths, so that equal runs give equal bytes."""
+        keys = ("version", "method", "seed", "settings")
+        return {
+            "generator": "obverse",
+            **{key: self.report[key] for key in keys},
+            "input_sha256": self.report["input"]["sha256"],
+        }
+
+    def turntable(self, *, frames: int = TURNTABLE_FRAMES, size: int = TURNTABLE_SIZE) -> torch.Tensor:
+        """One turn at elevation 15°, without repeating the first view → frames [T, size, size, 3]."""
+        azimuths = [360.0 * i / frames for i in range(frames)]
+        return self.views(azimuths, 15.0, size=size).images[..., :3]
+
+    def _write_all(self, folder: Path, formats: list[str], height: float | None) -> list[Path]:
+        files: list[Path] = []
+        provenance = self.provenance()
+        with self.stages("mesh files"):
+            for name in formats:
+                if name in MESH_FORMATS:
+                    files += write_mesh(self.mesh, folder / f"asset.{name}", provenance=provenance, height_m=height)
+        with self.stages("splat files"):
+            for name in formats:
+                if name in SPLAT_FORMATS:
+                    files += write_splats(self.gaussians, folder / f"asset.{name}", provenance=provenance)
+        preview = None
+        if {"png", "html"} & set(formats):
+            with self.stages("contact sheet"):
+                preview = png_bytes(contact_sheet(self))
+            if "png" in formats:
+                files.append(atomic_write(folder / "preview.png", preview))
+        with self.stages("turntable"):
+            videos = [name for name in formats if name in VIDEO_FORMATS]
+            turn = self.turntable() if videos else None
+            for name in videos:
+                files += write_video(turn, folder / f"turntable.{name}")
+        report = self._final_report(files, height)
+        if "html" in formats:
+            page = self._page(report, preview, height)
+            files.append(atomic_write(folder / "report.html", page.encode()))
+            report = self._final_report(files, height)
+        files.append(atomic_write(folder / "report.json", (json.dumps(report, indent=2) + "\n").encode()))
+        return files
+
+    def _final_report(self, files: list[Path], height: float | None) -> dict[str, Any]:
+        return {
+            **self.report,
+            "height_m": height,
+            "stages": self.stages.rows,
+            "seconds": round(self.stages.seconds, 3),
+            "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
+        }
+
+    def _page(self, report: dict[str, Any], preview: bytes | None, height: float | None) -> str:
+        images = {"preview": preview} if preview else {}
+        return report_page(
+            report,
+            glb=self.glb(height=height),
+            splats=splat_bytes(self.gaussians, ".splat"),
+            images=images,
+            title=self.subject.source.name,
+        )
+
+
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """Names of output formats, with or without a dot, in any case → lower case, without repeats, in order.
+
+    Raises:
+        UsageError: a name is none of the known formats.
+    """
+    known = [*MESH_FORMATS, *SPLAT_FORMATS, *VIDEO_FORMATS, "png", "html"]
+    names = list(dict.fromkeys(name.lower().lstrip(".").strip() for name in formats))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise UsageError(f"output format is {', '.join(unknown) or 'not given'}; choose from: {', '.join(known)}")
+    return names

@@ -1,0 +1,278 @@
+"""The main path: one photo → Asset, and the survey of the field.
+
+A method is one short function here. It takes a Subject and returns a Reconstruction: a raw representation (a Field, or
+a mesh) in the world frame, the camera that explains the photo, and in plain words what it guessed. Everything after
+that, surface, texture, Gaussians and report, is shared, so methods differ only in what they claim to know.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+
+from . import __version__
+from .asset import Asset
+from .cameras import Cameras
+from .errors import UsageError
+from .feedforward import inflate as silhouette
+from .photo import Subject, read_photo
+from .render.fields import Field
+from .render.triangles import render_mesh
+from .stages import Stages
+from .surface.extract import extract
+from .surface.gaussians import mesh_to_gaussians
+from .surface.repair import check_watertight, make_watertight, simplify
+from .surface.texture import Textured, texture_mesh
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How fine the result is. The same for every method."""
+
+    resolution: int = 192  # cells of the extraction grid along the longest side
+    faces: int = 20_000  # triangles of the mesh
+    texture: int = 1024  # texels along a side of the base-colour image
+    gaussians: int = 60_000  # Gaussians of the splat
+    atlas: Literal["charts", "xatlas"] = "charts"  # who cuts the surface into texture charts
+
+    def __post_init__(self) -> None:
+        limits = {
+            "resolution": (16, 1024),
+            "faces": (100, 2_000_000),
+            "texture": (256, 4096),
+            "gaussians": (100, 5_000_000),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise UsageError(f"{name} is {value!r}, it must be a whole number from {low} to {high}")
+        if self.atlas not in ("charts", "xatlas"):
+            raise UsageError(f"atlas is {self.atlas!r}, it must be 'charts' or 'xatlas'")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a method returns."""
+
+    shape: Field | trimesh.Trimesh  # world frame: +Y up, photographed side +Z; any position and scale
+    camera: Cameras  # one camera, which sees ``subject.rgba``
+    guessed: tuple[str, ...]  # one sentence for each thing that the photo does not tell
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from photo to 3D, with what a user must know before choosing it."""
+
+    make: Callable[..., Reconstruction]  # (subject, *, seed, device) → Reconstruction
+    route: Literal["silhouette", "feed-forward", "multi-view diffusion", "distillation"]
+    views: int  # images predicted on the way; 0 if none
+    download_mb: int
+    licence: str
+    weights_licence: str
+    source: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's docstring."""
+        return (self.make.__doc__ or "").strip().split("\n")[0]
+
+
+def create(
+    photo: Any,
+    *,
+    method: str = "inflate",
+    seed: int = 0,
+    settings: Settings | None = None,
+    device: str = "cpu",
+    stages: Stages | None = None,
+    **cutout: Any,
+) -> Asset:
+    """One photo → Asset.
+
+    Args:
+        photo: path, bytes, file object, PIL image, array [H, W, 1–4], or a Subject already cut out.
+        method: a key of ``METHODS``.
+        seed: everything random derives from it; on a CPU the same seed gives the same bytes.
+        settings: how fine the result is.
+        device: where networks run: ``"cpu"``, or a device torch knows.
+        stages: a stopwatch to follow the run by; its rows end up in the report.
+        cutout: passed to ``read_photo``: ``matte``, ``mask``, ``box``, ``foreground_ratio``, ``max_side``.
+
+    Raises:
+        UsageError: unknown method or setting. InputError: unusable photo. NoObjectError: nothing found in it.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
+    settings, stages = settings or Settings(), stages or Stages()
+    with stages("photo"):
+        subject = photo if isinstance(photo, Subject) else read_photo(photo, **cutout)
+    with stages(method):
+        reconstruction = METHODS[method].make(subject, seed=seed, device=device)
+    return finish(reconstruction, subject, method=method, seed=seed, settings=settings, stages=stages)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The methods
+
+
+def inflate(subject: Subject, *, seed: int = 0, device: str = "cpu") -> Reconstruction:
+    """The silhouette blown up like a balloon: no weights, no idea what the object is, never fails."""
+    field, camera = silhouette.inflate(subject)
+    return Reconstruction(
+        field,
+        camera,
+        guessed=(
+            "Depth is inflated from the outline: wide parts are thick, thin parts are thin, whatever the object is.",
+            "The back is the front's mirror image; its colours are the photo's, faded towards those of the outline.",
+            "The camera is taken to be level with the object, with a field of view of 30°.",
+        ),
+    )
+
+
+METHODS: dict[str, Method] = {
+    "inflate": Method(
+        make=inflate,
+        route="silhouette",
+        views=0,
+        download_mb=0,
+        licence="Apache-2.0",
+        weights_licence="none needed",
+        source="Igarashi et al. 1999 (Teddy); Prasad and Fitzgibbon 2006",
+    ),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What all methods share
+
+
+def finish(
+    reconstruction: Reconstruction, subject: Subject, *, method: str, seed: int, settings: Settings, stages: Stages
+) -> Asset:
+    """Raw representation → closed mesh → texture → Gaussians → Asset with its report."""
+    shape = reconstruction.shape
+    with stages("surface"):
+        raw = shape if isinstance(shape, trimesh.Trimesh) else extract(shape, resolution=settings.resolution)
+    with stages("repair"):
+        mesh = make_watertight(simplify(raw, settings.faces) if len(raw.faces) > settings.faces else raw)
+        mesh, camera, to_field = place(mesh, reconstruction.camera)
+        proof = check_watertight(mesh)
+    with stages("texture"):
+        predicted = _predicted_color(shape, to_field)
+        textured = texture_mesh(
+            mesh, predicted=predicted, photo=subject.rgba, camera=camera, size=settings.texture, atlas=settings.atlas
+        )
+    with stages("gaussians"):
+        boost = 1.0 + np.asarray(textured.seen, np.float32)
+        gaussians = mesh_to_gaussians(textured.mesh, count=settings.gaussians, seed=seed, boost=boost)
+    with stages("agreement"):
+        agreement = photo_agreement(textured.mesh, camera, subject)
+    report = _report(subject, method, seed, settings)
+    report["mesh"] = {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "watertight": proof.to_dict(),
+        "texture": settings.texture,
+        "texture_utilisation": round(float(textured.utilisation), 4),
+        "charts": int(textured.charts),
+        "seen_fraction": round(float(textured.seen_fraction), 4),
+    }
+    report["gaussians"] = {"count": len(gaussians)}
+    report["photo_agreement"] = agreement
+    report["guessed"] = [
+        _unseen_sentence(textured),
+        *reconstruction.guessed,
+        "One photo has no scale: sizes are relative.",
+    ]
+    report["stages"] = stages.rows
+    return Asset(mesh=textured.mesh, gaussians=gaussians, camera=camera, subject=subject, report=report, stages=stages)
+
+
+def place(mesh: trimesh.Trimesh, camera: Cameras) -> tuple[trimesh.Trimesh, Cameras, Callable[[Tensor], Tensor]]:
+    """Centre the bounding box at the origin and scale its longest side to 1, and move the camera with it.
+
+    Returns:
+        The placed mesh, the camera that sees it as ``camera`` saw the original, and the map of points [N, 3] from the
+        placed frame back to the original one.
+    """
+    low, high = np.asarray(mesh.bounds, np.float64)
+    center, extent = (low + high) / 2, float((high - low).max())
+    vertices = ((np.asarray(mesh.vertices) - center) / extent).astype(np.float32)
+    placed = trimesh.Trimesh(vertices.astype(np.float64), mesh.faces, visual=mesh.visual, process=False)
+    matrix = camera.world_to_camera.clone()
+    shift = torch.tensor(center, dtype=matrix.dtype)
+    matrix[..., :3, 3] = (matrix[..., :3, 3] + matrix[..., :3, :3] @ shift) / extent
+    moved = Cameras(matrix, camera.intrinsics, camera.width, camera.height)
+    return placed, moved, lambda points: points * extent + shift.to(points)
+
+
+def photo_agreement(mesh: trimesh.Trimesh, camera: Cameras, subject: Subject, *, size: int = 256) -> dict[str, float]:
+    """How well the mesh, seen from the photo's camera, repeats the photo.
+
+    Returns:
+        ``silhouette_iou``, 0–1, and ``psnr_db`` over the pixels inside both silhouettes (capped at 99).
+    """
+    view = render_mesh(mesh, camera.resized(size, size), background=None, shading="unlit").reshape(size, size, 4)
+    photo = subject.resized(size)
+    mine, theirs = view[..., 3] > 0.5, photo[..., 3] > 0.5
+    both = mine & theirs
+    iou = float(both.sum() / (mine | theirs).sum().clamp_min(1))
+    error = float(((view[..., :3] - photo[..., :3])[both] ** 2).mean()) if bool(both.any()) else 1.0
+    return {"silhouette_iou": round(iou, 4), "psnr_db": round(min(99.0, -10 * math.log10(max(error, 1e-12))), 2)}
+
+
+def _predicted_color(
+    shape: Field | trimesh.Trimesh, to_field: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Colour of the placed frame's points [N, 3], from the field or from the nearest vertex of a coloured mesh."""
+    if not isinstance(shape, trimesh.Trimesh):
+        return lambda points: shape.color(to_field(points))
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(shape.vertices)
+    colors = torch.as_tensor(np.asarray(shape.visual.to_color().vertex_colors)[:, :3] / 255, dtype=torch.float32)
+    return lambda points: colors[torch.as_tensor(tree.query(to_field(points).numpy())[1])]
+
+
+def _unseen_sentence(textured: Textured) -> str:
+    unseen = 100 * (1 - float(textured.seen_fraction))
+    return f"{unseen:.0f} % of the surface was not seen by the photo; its shape and colour are guessed."
+
+
+def _report(subject: Subject, method: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """The parts of the report that are known before the surface is."""
+    chosen = METHODS[method]
+    return {
+        "version": __version__,
+        "method": {
+            "name": method,
+            "route": chosen.route,
+            "licence": chosen.licence,
+            "weights_licence": chosen.weights_licence,
+            "source": chosen.source,
+        },
+        "seed": seed,
+        "input": asdict(subject.source),
+        "matte": {"kind": subject.matte, "confidence": round(subject.confidence, 3), "crop": list(subject.crop)},
+        "checks": [asdict(check) for check in subject.checks],
+        "settings": asdict(settings),
+    }
+
+
+class _CallableModule(types.ModuleType):
+    """``obverse.create`` is this module once anything has imported it, and must still be the function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Asset:
+        return create(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule
