@@ -1,0 +1,144 @@
+"""Proof and repair of watertightness, and simplification that keeps it.
+
+Watertight is meant literally here: after joining vertices of exactly equal position, every edge belongs to exactly two
+faces that pass it in opposite directions, the faces around every vertex form one fan, no face is degenerate or double,
+and the enclosed volume is positive. Every function that returns a mesh proves this before it returns, and rounds
+positions to float32, so that the files written from it keep the proof.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fast_simplification
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from obverse.errors import InputError, UsageError
+from obverse.surface.topology import Edges, components, corner_fans, face_normals, round32, unique_rows, weld
+
+
+@dataclass(frozen=True)
+class Watertight:
+    """What ``check_watertight`` found. Counts are taken after joining vertices of exactly equal position."""
+
+    closed: bool  # every edge belongs to exactly two faces
+    oriented: bool  # no two faces pass an edge in the same direction
+    manifold_vertices: bool  # the faces around every vertex form one fan
+    volume: float  # signed, in the cubed unit of the mesh; positive if faces are counter-clockwise seen from outside
+    degenerate_faces: int  # a repeated corner, exactly no area, or a position that is not finite
+    duplicate_faces: int  # faces with the corners of another face, in any order
+    open_edges: int  # edges of one face only
+    crowded_edges: int  # edges of more than two faces
+    components: int
+    vertices: int
+    faces: int
+    euler: int  # vertices - edges + faces
+
+    @property
+    def ok(self) -> bool:
+        """Whether the mesh is a closed, oriented 2-manifold without degenerate faces and encloses a volume."""
+        return not self.faults()
+
+    @property
+    def genus(self) -> int | None:
+        """The number of handles, summed over the components; None unless closed and manifold."""
+        if not (self.closed and self.oriented and self.manifold_vertices):
+            return None
+        return (2 * self.components - self.euler) // 2
+
+    def faults(self) -> list[str]:
+        """What keeps the mesh from being watertight, one short phrase each; empty if nothing does."""
+        found = [
+            (self.faces == 0, "no faces"),
+            (self.degenerate_faces > 0, f"{self.degenerate_faces} degenerate faces"),
+            (self.duplicate_faces > 0, f"{self.duplicate_faces} duplicate faces"),
+            (self.open_edges > 0, f"{self.open_edges} open edges"),
+            (self.crowded_edges > 0, f"{self.crowded_edges} edges of more than two faces"),
+            (not self.oriented, "neighbouring faces that disagree about outside"),
+            (not self.manifold_vertices, "vertices where separate fans of faces touch"),
+            (not self.volume > 0, f"a volume of {self.volume:.3g}"),
+        ]
+        return [what for wrong, what in found if wrong]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and ``ok`` and ``genus``, as plain Python values."""
+        return {"ok": self.ok, **asdict(self), "genus": self.genus}
+
+
+def check_watertight(mesh: trimesh.Trimesh) -> Watertight:
+    """Test every half-edge and every vertex of a mesh; see ``Watertight`` for what is reported.
+
+    Vertices are joined where all three coordinates are equal first, because files store a vertex twice along a texture
+    seam. Exactly equal, not nearly: what this accepts needs no tolerance in any other program.
+    """
+    return check_faces(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64))
+
+
+def check_faces(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Watertight:
+    """``check_watertight`` for bare arrays: vertices [n, 3] and faces [m, 3]."""
+    faces = faces.reshape(-1, 3)
+    vertices, label = weld(vertices)
+    faces = label[faces]
+    area = face_normals(vertices, faces)
+    with np.errstate(invalid="ignore"):
+        size = np.abs(area).max(axis=1, initial=0)
+        degenerate = ~((size > 0) & np.isfinite(size))
+        volume = float(np.einsum("ij,ij->", vertices[faces[:, 0]], area) / 6)
+
+    edges = Edges.of(faces)
+    corners = corner_fans(faces, edges)
+    used = np.unique(faces)
+    parts = components(faces, len(vertices))
+    return Watertight(
+        closed=bool((edges.count == 2).all()) and len(faces) > 0,
+        oriented=edges.agree(),
+        manifold_vertices=int(corners.max(initial=-1)) + 1 == len(used),
+        volume=volume,
+        degenerate_faces=int(degenerate.sum()),
+        duplicate_faces=len(faces) - len(unique_rows(np.sort(faces, axis=1))),
+        open_edges=int((edges.count == 1).sum()),
+        crowded_edges=int((edges.count > 2).sum()),
+        components=len(np.unique(parts)),
+        vertices=len(used),
+        faces=len(faces),
+        euler=len(used) - len(edges.count) + len(faces),
+    )
+
+
+def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
+    """Reduce a watertight mesh to about ``faces`` faces (at most 5 % more or fewer), and prove it watertight again.
+
+    Quadric edge collapse (Garland and Heckbert 1997), as fast-simplification does it. Colours and texture are not
+    carried along: bake them afterwards. A mesh that has no more faces than asked for is returned as it is, rounded.
+
+    Raises:
+        UsageError: fewer than 4 faces are asked for.
+        InputError: the mesh is not watertight, or cannot be reduced that far without breaking.
+    """
+    if faces < 4:
+        raise UsageError(f"{faces} faces are asked for, but a closed mesh has at least 4; ask for some thousands")
+    before = check_watertight(mesh)
+    if not before.ok:
+        raise InputError(f"the mesh to simplify has {', '.join(before.faults())}; call make_watertight first")
+    points, label = weld(np.asarray(mesh.vertices, np.float64))
+    triangles = label[np.asarray(mesh.faces)]
+    if len(triangles) <= faces:
+        return closed_mesh(points, triangles)
+    for aggression in (7, 5, 3):
+        reduced, kept = fast_simplification.simplify(
+            points.astype(np.float32), triangles.astype(np.int32), target_count=faces, agg=aggression
+        )
+        result = closed_mesh(reduced, kept)
+        if check_watertight(result).ok and abs(len(kept) - faces) <= 0.05 * faces:
+            return result
+    raise InputError(
+        f"{len(triangles)} faces could not be reduced to {faces} without opening the surface; ask for more faces"
+    )
+
+
+def closed_mesh(vertices: NDArray, faces: NDArray) -> trimesh.Trimesh:
+    """A mesh of the given faces, unprocessed, with positions rounded to float32."""
+    return trimesh.Trimesh(round32(vertices), np.asarray(faces, np.int64), process=False)
