@@ -1,0 +1,245 @@
+"""Checks: what obverse noticed about an input, with a number and a remedy, before any long work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+BLUR_LIMIT = 0.75
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing worth knowing about a photo or its cut-out."""
+
+    name: str  # kebab-case, e.g. "touches-border"
+    value: float  # what was measured, in the unit the message names
+    message: str  # the value, the rule it was held against, and what that means for the result
+    remedy: str  # what to do about it
+    severity: Literal["note", "warning"] = "warning"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the checks look at."""
+
+    rgb: NDArray[np.float32]  # [H, W, 3]
+    alpha: NDArray[np.float32]  # [H, W]
+    matte: str  # how the cut-out was made
+    confidence: float
+    pitch_down_deg: float | None = None  # how far below the horizon the camera looked, where known
+
+
+def check_subject(scene: Scene) -> tuple[Check, ...]:
+    """Everything worth saying about a cut-out, most serious first → checks that fired."""
+    solid = scene.alpha > 0.5
+    found = [
+        _touches_border(solid, scene.matte),
+        _covers_everything(solid, scene.matte),
+        _several_objects(solid),
+        _too_small(solid),
+        _low_contrast(scene, solid),
+        _blurred(scene, solid),
+        _looks_like_scene(scene, solid),
+        _top_down(scene.pitch_down_deg),
+        _doubtful(scene.confidence),
+    ]
+    return tuple(check for check in found if check is not None)
+
+
+def _touches_border(solid: Mask, matte: str) -> Check | None:
+    """Share of the picture's border that the object covers; a few pixels are a tight crop, more is a cut."""
+    sides = {"top": solid[0], "bottom": solid[-1], "left": solid[:, 0], "right": solid[:, -1]}
+    share = sum(int(side.sum()) for side in sides.values()) / sum(len(side) for side in sides.values())
+    if matte == "none" or share <= 0.01:
+        return None
+    where = " and ".join(name for name, side in sides.items() if side.mean() > 0.01)
+    return Check(
+        "touches-border",
+        round(share, 3),
+        f"the object covers {100 * share:.1f} % of the picture's border ({where}), more than 1 %: it is probably cut "
+        "off there, and the cut becomes a flat wall",
+        "photograph it with a margin all around",
+    )
+
+
+def _covers_everything(solid: Mask, matte: str) -> Check | None:
+    share = float(solid.mean())
+    if matte == "none" or share <= 0.9:
+        return None
+    return Check(
+        "covers-everything",
+        round(share, 3),
+        f"the cut-out covers {100 * share:.0f} % of the picture, more than 90 %: the background was probably taken in",
+        "pass a mask or a box, or photograph the object from further away",
+    )
+
+
+def _several_objects(solid: Mask) -> Check | None:
+    import cv2
+
+    joined = cv2.morphologyEx(_small(solid), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    count = int((areas >= 0.05 * areas.max()).sum()) if len(areas) else 0
+    if count < 2:
+        return None
+    return Check(
+        "several-objects",
+        float(count),
+        f"the cut-out has {count} separate parts of at least 5 % of the largest, more than 1: they become one asset, "
+        "at guessed depths",
+        "keep one object in the picture, or choose it with box or mask",
+    )
+
+
+def _too_small(solid: Mask) -> Check | None:
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    longest = int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
+    if longest >= 128:
+        return None
+    return Check(
+        "too-small",
+        float(longest),
+        f"the object is {longest} pixels long, fewer than 128: the texture will be coarse",
+        "photograph it from nearer, or give the full-size photo",
+    )
+
+
+def _low_contrast(scene: Scene, solid: Mask) -> Check | None:
+    """Median CIE76 colour difference between the strips just inside and just outside the outline."""
+    import cv2
+
+    if scene.matte in ("alpha", "none") or solid.all():
+        return None
+    rgb, mask = _small_rgb(scene.rgb), _small(solid)
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+    square = np.ones((3, 3), np.uint8)
+    inner = cv2.erode(mask, square, iterations=2) > 0
+    outer = cv2.dilate(mask, square, iterations=2) == 0
+    outline = (cv2.dilate(mask, square) > 0) & (mask == 0)
+    front, a = _mean_nearby(lab, inner)
+    back, b = _mean_nearby(lab, outer)
+    seen = outline & (a > 0) & (b > 0)
+    if not seen.any():
+        return None
+    contrast = float(np.median(np.linalg.norm(front[seen] - back[seen], axis=-1)))
+    if contrast >= 15:
+        return None
+    return Check(
+        "low-contrast",
+        round(contrast, 1),
+        f"object and background differ by {contrast:.1f} (CIE76) along the outline, less than 15: parts of the object "
+        "may be missing, or background included",
+        "photograph it before a background of another colour, or pass a mask",
+    )
+
+
+def _blurred(scene: Scene, solid: Mask) -> Check | None:
+    """No-reference blur of Crete et al. (2007): how little a strong blur changes the picture; 0 sharp, 1 blurred."""
+    import cv2
+
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    if not len(rows):
+        return None
+    window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    grey = cv2.cvtColor(scene.rgb[window], cv2.COLOR_RGB2GRAY)
+    inside = cv2.erode(solid[window].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    blur = 0.0
+    for axis in (0, 1):
+        soft = cv2.blur(grey, (1, 9) if axis == 0 else (9, 1))
+        sharp_change, soft_change = np.abs(np.diff(grey, axis=axis)), np.abs(np.diff(soft, axis=axis))
+        where = np.delete(inside, 0, axis=axis)
+        total = float(sharp_change[where].sum())
+        lost = float(np.maximum(sharp_change - soft_change, 0)[where].sum())
+        blur = max(blur, 1 - lost / total if total > 1e-6 else 0.0)
+    if blur <= BLUR_LIMIT:
+        return None
+    return Check(
+        "blurred",
+        round(blur, 2),
+        f"the object's blur is {blur:.2f} (0 sharp, 1 no detail), more than {BLUR_LIMIT}: the texture will be soft",
+        "focus on the object and hold the camera still, or give the full-size photo",
+    )
+
+
+def _looks_like_scene(scene: Scene, solid: Mask) -> Check | None:
+    """Share of the picture's edges that lie outside the object, where that is a busy place."""
+    import cv2
+
+    if scene.matte in ("alpha", "none", "mask", "box") or solid.all():
+        return None
+    rgb = _small_rgb(scene.rgb)
+    outside = cv2.dilate(_small(solid), np.ones((7, 7), np.uint8)) == 0
+    if outside.mean() < 0.05:
+        return None
+    dx, dy = (cv2.Scharr(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), -1, *order) / 32 for order in ((1, 0), (0, 1)))
+    busy = float((np.hypot(dx, dy)[outside] > 0.03).mean())
+    if busy <= 0.2:
+        return None
+    return Check(
+        "looks-like-a-scene",
+        round(busy, 2),
+        f"edges cover {100 * busy:.0f} % of what lies around the object, more than 20 %: this looks like a scene, and "
+        "the cut-out is a guess",
+        "photograph one object before a plain background, or choose it with box or mask",
+    )
+
+
+def _top_down(pitch_down_deg: float | None) -> Check | None:
+    if pitch_down_deg is None or pitch_down_deg <= 45:
+        return None
+    return Check(
+        "top-down-view",
+        round(pitch_down_deg, 1),
+        f"the camera looked {pitch_down_deg:.0f} degrees down, more than 45: the object's front is hardly seen, and "
+        "its top will be taken for it",
+        "photograph it from about its own height",
+    )
+
+
+def _doubtful(confidence: float) -> Check | None:
+    if confidence >= 0.5:
+        return None
+    return Check(
+        "doubtful-cut-out",
+        round(confidence, 2),
+        f"the cut-out's estimated confidence is {confidence:.2f}, less than 0.5",
+        "look at the cut-out, and pass a mask or a box if it is wrong",
+    )
+
+
+def _small(mask: Mask) -> NDArray[np.uint8]:
+    """A mask at no more than 384 pixels a side, as bytes."""
+    import cv2
+
+    scale = min(1.0, 384 / max(mask.shape))
+    size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
+    return (cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5).astype(np.uint8)
+
+
+def _small_rgb(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture at no more than 384 pixels a side."""
+    import cv2
+
+    scale = min(1.0, 384 / max(rgb.shape[:2]))
+    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _mean_nearby(values: NDArray[np.float32], where: Mask) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean of the chosen pixels in a 9×9 window → [h, w, 3], and their share of it [h, w]."""
+    import cv2
+
+    weight = where.astype(np.float32)
+    share = np.asarray(cv2.blur(weight, (9, 9)), np.float32)
+    total = np.asarray(cv2.blur(values * weight[..., None], (9, 9)), np.float32)
+    return total / np.maximum(share, np.float32(1e-6))[..., None], share
