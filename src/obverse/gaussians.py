@@ -139,3 +139,50 @@ def rescale(gaussians: Gaussians, factor: float, *, center: Tensor | None = None
     """Scale about the origin after moving ``center`` [3] there: means and sizes in the new units."""
     means = gaussians.means if center is None else gaussians.means - center.to(gaussians.means)
     return replace(gaussians, means=means * factor, scales=gaussians.scales * factor)
+
+
+def sh_basis(directions: Tensor, degree: int) -> Tensor:
+    """Real spherical harmonics of unit ``directions`` [..., 3] → [..., (degree + 1)²], order and signs of splat files.
+
+    The basis is Sloan's (2013, "Efficient Spherical Harmonic Evaluation"), with the Condon–Shortley sign.
+    """
+    x, y, z = directions.unbind(-1)
+    xx, yy, zz, xy, yz, xz = x * x, y * y, z * z, x * y, y * z, x * z
+    basis = [torch.full_like(x, SH_C0)]
+    if degree >= 1:
+        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        basis += [
+            1.0925484305920792 * xy,
+            -1.0925484305920792 * yz,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * xz,
+            0.5462742152960396 * (xx - yy),
+        ]
+    if degree >= 3:
+        basis += [
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * xy * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
+    return torch.stack(basis, -1)
+
+
+def evaluate_sh(sh: Tensor, directions: Tensor) -> Tensor:
+    """Colour seen along unit ``directions`` [..., N, 3], camera to Gaussian: max(0, 0.5 + Σ sh · basis).
+
+    Args:
+        sh: [..., N, K, 3] with K = 1, 4, 9 or 16.
+        directions: [..., N, 3] world axes.
+
+    Returns:
+        [..., N, 3] sRGB-encoded, at least 0; above 1 where the coefficients ask for it.
+    """
+    degree = {1: 0, 4: 1, 9: 2, 16: 3}.get(sh.shape[-2])
+    if degree is None:
+        raise InputError(f"sh has {sh.shape[-2]} coefficients per colour; 1, 4, 9 or 16 are possible (degree 0 to 3)")
+    return (0.5 + (sh_basis(directions, degree)[..., None] * sh).sum(-2)).clamp_min(0)

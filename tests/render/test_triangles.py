@@ -85,7 +85,7 @@ def test_empty_pixels_have_no_face_infinite_depth_and_zero_weights() -> None:
 
 def test_nearer_face_wins_whatever_the_order() -> None:
     near = np.array([[-1, -1, 2], [1, -1, 2], [0, 1, 2]], float)
-    vertices = np.concatenate([near, near + [0, 0, 1]])
+    vertices = np.concatenate([near, near + np.array([0, 0, 1])])
     for faces in ([[0, 1, 2], [3, 4, 5]], [[3, 4, 5], [0, 1, 2]]):
         fragments = rasterize(vertices, np.array(faces), one_camera())
         assert fragments.depth[0, 4, 4] == pytest.approx(2)
@@ -191,7 +191,7 @@ def test_texture_repeats_outside_the_unit_square() -> None:
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     quad = textured_quad(image)
     picture = render_mesh(quad, front(16), shading="unlit")
-    quad.visual.uv = quad.visual.uv + [3.0, -2.0]
+    quad.visual.uv = quad.visual.uv + np.array([3.0, -2.0])
     np.testing.assert_allclose(render_mesh(quad, front(16), shading="unlit").numpy(), picture.numpy(), atol=1e-3)
 
 

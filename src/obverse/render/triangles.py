@@ -127,7 +127,8 @@ def render_mesh(
         lights, eye = _lights(matrix)
         samples = (records, out[0], out[1])
         style = (lights, eye, paper, background is None, SHADINGS[shading])
-        _shade(*scene, *samples, *style, image[view])
+        arguments: tuple[Any, ...] = (*scene, *samples, *style, image[view])
+        _shade(*arguments)
     return torch.from_numpy(image)
 
 

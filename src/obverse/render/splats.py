@@ -1,0 +1,241 @@
+"""Gaussian splats → images: the plain torch renderer, and the choice of a faster one where there is one.
+
+3D Gaussians are projected to 2D ones by a first-order expansion of the perspective (EWA splatting: Zwicker et al.
+2001) and composited front to back in the display's own colour space (Kerbl et al. 2023). ``render_plain`` is the
+reference: it follows the papers' equations, is differentiable and runs on any device in any precision. ``render``
+takes it unless the tensors are float32 on the CPU and need no gradient; then the compiled renderer of
+``splats_cpu`` gives the same image much faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..cameras import Cameras
+from ..errors import InputError
+from ..gaussians import Gaussians, evaluate_sh, rotation_matrices
+
+LOW_PASS = 0.3  # px², added to the projected covariance, so that no splat is thinner than a pixel can show
+MAX_ALPHA = 0.999  # one splat never hides everything behind it
+MIN_ALPHA = 1 / 255  # fainter contributions are skipped
+MIN_TRANSMITTANCE = 1e-4  # a pixel is finished by the splat that would leave less than this; it is not composited
+FIELD_MARGIN = 1.3  # the perspective is expanded no further out than this many half fields of view
+BLOCK = 32  # pixels along a side of what is composited at once
+SLICE = 4096  # Gaussians composited at once, per block
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What V cameras see of the Gaussians."""
+
+    color: Tensor  # [V, H, W, 3] sRGB-encoded, over the background; above 1 only where spherical harmonics are
+    alpha: Tensor  # [V, H, W] 0–1
+    depth: Tensor  # [V, H, W] mean along the camera's +Z, weighted as colour is, object units; inf where alpha is 0
+
+
+@dataclass(frozen=True)
+class Projected:
+    """M Gaussians as one camera sees them, nearest first."""
+
+    centers: Tensor  # [M, 2] pixels
+    conics: Tensor  # [M, 2, 2] inverse covariances, 1 / px²
+    reach: Tensor  # [M, 2] half sizes in pixels of the box outside which alpha < MIN_ALPHA
+    depths: Tensor  # [M]
+    opacities: Tensor  # [M]
+    colors: Tensor  # [M, 3]
+
+
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    background: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
+    near: float = 0.01,
+    far: float = 1e4,
+) -> Rendering:
+    """Images of N Gaussians from V cameras.
+
+    Args:
+        gaussians: one unbatched set, world frame. Gaussians with values that are not finite are not drawn; a zero
+            quaternion means no rotation.
+        cameras: V views, or one without a batch axis (V = 1), on any device.
+        background: sRGB-encoded colour [3], or a tensor that broadcasts to [V, H, W, 3].
+        near, far: object units; centres at other distances along +Z are not drawn.
+
+    Raises:
+        InputError: the Gaussians have batch axes, or near and far are out of order.
+    """
+    tensors = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    wants_gradient = torch.is_grad_enabled() and any(
+        t.requires_grad for t in (*tensors, cameras.world_to_camera, cameras.intrinsics)
+    )
+    compiled = not wants_gradient and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    if not compiled:
+        return render_plain(gaussians, cameras, background=background, near=near, far=far)
+    from .splats_cpu import render_view  # compiled kernels load only when used
+
+    _check(gaussians, near, far)
+    world_to_camera, intrinsics = _matrices(gaussians, cameras)
+    seen = [
+        render_view(gaussians, w, k, cameras.width, cameras.height, near, far)
+        for w, k in zip(world_to_camera, intrinsics, strict=True)
+    ]
+    return _over(background, *(torch.stack(part) for part in zip(*seen, strict=True)))
+
+
+def render_plain(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    background: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
+    near: float = 0.01,
+    far: float = 1e4,
+) -> Rendering:
+    """As ``render``, in plain torch: any device and floating dtype, differentiable in every tensor.
+
+    Memory is bounded by BLOCK² × SLICE values per quantity, with gradients too: blocks are recomputed in the
+    backward pass.
+    """
+    _check(gaussians, near, far)
+    world_to_camera, intrinsics = _matrices(gaussians, cameras)
+    seen = []
+    for w, k in zip(world_to_camera, intrinsics, strict=True):
+        splats = project(gaussians, w, k, (cameras.width, cameras.height), near, far)
+        seen.append(_composite_view(splats, cameras.width, cameras.height))
+    return _over(background, *(torch.stack(part) for part in zip(*seen, strict=True)))
+
+
+def project(
+    gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, size: tuple[int, int], near: float, far: float
+) -> Projected:
+    """3D Gaussians → 2D Gaussians in the image plane of one camera (Zwicker et al. 2001; Kerbl et al. 2023, eq. 5).
+
+    Args:
+        gaussians: unbatched.
+        world_to_camera: [4, 4].
+        intrinsics: [3, 3] pixels.
+        size: width and height in pixels.
+        near, far: object units along the camera's +Z.
+    """
+    rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
+    gaussians = gaussians[_drawable(gaussians)]
+    t = gaussians.means @ rotation.T + translation
+    inside = (t[:, 2] >= near) & (t[:, 2] <= far)
+    gaussians, t = gaussians[inside], t[inside]
+    order = torch.argsort(t[:, 2].detach(), stable=True)
+    gaussians, t = gaussians[order], t[order]
+
+    # J = K ∂(x/z, y/z)/∂t, with the slopes held inside the field of view; Σ' = J W Σ Wᵀ Jᵀ + 0.3 I.
+    x, y, z = t.unbind(-1)
+    limits = [FIELD_MARGIN * 0.5 * n / float(intrinsics[i, i]) for i, n in enumerate(size)]
+    slope_x, slope_y = (x / z).clamp(-limits[0], limits[0]), (y / z).clamp(-limits[1], limits[1])
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack([1 / z, zero, -slope_x / z, zero, 1 / z, -slope_y / z], -1).reshape(-1, 2, 3)
+    jacobian = intrinsics[:2, :2] @ jacobian
+    half = jacobian @ rotation @ (rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :])
+    covariance = half @ half.transpose(-1, -2) + LOW_PASS * torch.eye(2).to(half)
+    slopes = torch.stack([x / z, y / z], -1)
+    centers = slopes @ intrinsics[:2, :2].T + intrinsics[:2, 2]
+
+    # α = o exp(-½ dᵀ Σ'⁻¹ d) ≥ 1/255 holds inside the box of half size sqrt(τ Σ'_ii), τ = 2 ln(255 o).
+    determinant = torch.linalg.det(covariance)
+    with torch.no_grad():
+        tau = 2 * torch.log(gaussians.opacities / MIN_ALPHA).clamp_min(0)
+        reach = torch.sqrt(tau[:, None] * torch.diagonal(covariance, dim1=-2, dim2=-1))
+        bounds = torch.tensor(size).to(centers)
+        keep = ((centers + reach > 0) & (centers - reach < bounds)).all(-1)
+        keep &= torch.isfinite(reach).all(-1) & torch.isfinite(determinant) & (determinant > 0)
+    position = -rotation.T @ translation
+    directions = torch.nn.functional.normalize(gaussians.means[keep] - position, dim=-1)
+    return Projected(
+        centers=centers[keep],
+        conics=torch.linalg.inv(covariance[keep]),
+        reach=reach[keep],
+        depths=z[keep],
+        opacities=gaussians.opacities[keep],
+        colors=evaluate_sh(gaussians.sh[keep], directions),
+    )
+
+
+def composite(splats: Projected, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Blend splats front to back at pixel positions [P, 2] → premultiplied colour [P, 3], alpha [P], Σ w·depth [P].
+
+    C = Σ c_i w_i with w_i = α_i T_i and T_i = Π_{j<i} (1 − α_j) (Kerbl et al. 2023, eq. 3).
+    """
+    color, alpha, depth = pixels.new_zeros(len(pixels), 3), pixels.new_zeros(len(pixels)), pixels.new_zeros(len(pixels))
+    through = pixels.new_ones(len(pixels), 1)
+    for start in range(0, len(splats.depths), SLICE):
+        part = slice(start, start + SLICE)
+        d = pixels[:, None] - splats.centers[part]
+        power = -0.5 * (d[..., None, :] @ splats.conics[part] @ d[..., None])[..., 0, 0]
+        a = (splats.opacities[part] * torch.exp(power)).clamp_max(MAX_ALPHA)
+        a = torch.where(a >= MIN_ALPHA, a, torch.zeros_like(a))
+        after = through * torch.cumprod(1 - a, -1)
+        before = torch.cat([through, after[:, :-1]], -1)
+        weights = torch.where(after > MIN_TRANSMITTANCE, a * before, torch.zeros_like(a))
+        color = color + weights @ splats.colors[part]
+        alpha = alpha + weights.sum(-1)
+        depth = depth + weights @ splats.depths[part]
+        through = after[:, -1:]
+    return color, alpha, depth
+
+
+def _composite_view(splats: Projected, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Composite a whole image block by block, each with the splats whose boxes reach it."""
+    rows = []
+    for top in range(0, height, BLOCK):
+        row = []
+        for left in range(0, width, BLOCK):
+            bottom, right = min(top + BLOCK, height), min(left + BLOCK, width)
+            y, x = torch.meshgrid(torch.arange(top, bottom), torch.arange(left, right), indexing="ij")
+            pixels = torch.stack([x, y], -1).reshape(-1, 2).to(splats.centers) + 0.5
+            low, high = pixels[0] - splats.reach, pixels[-1] + splats.reach
+            hit = ((splats.centers >= low) & (splats.centers <= high)).all(-1)
+            mine = Projected(*(getattr(splats, name)[hit] for name in Projected.__dataclass_fields__))
+            if mine.centers.requires_grad or mine.colors.requires_grad or mine.opacities.requires_grad:
+                color, alpha, depth = checkpoint(composite, mine, pixels, use_reentrant=False)
+            else:
+                color, alpha, depth = composite(mine, pixels)
+            flat = torch.cat([color, alpha[:, None], depth[:, None]], -1)
+            row.append(flat.reshape(bottom - top, right - left, 5))
+        rows.append(torch.cat(row, 1))
+    image = torch.cat(rows, 0)
+    return image[..., :3], image[..., 3], image[..., 4]
+
+
+def _over(background: Sequence[float] | Tensor, color: Tensor, alpha: Tensor, depth_sum: Tensor) -> Rendering:
+    """Lay premultiplied colour [V, H, W, 3] over the background and turn Σ w·depth into a mean."""
+    paper = torch.as_tensor(background).to(color)
+    empty = alpha <= 0
+    depth = torch.where(empty, torch.full_like(alpha, math.inf), depth_sum / torch.where(empty, 1.0, alpha))
+    return Rendering(color + (1 - alpha)[..., None] * paper, alpha, depth)
+
+
+def _drawable(gaussians: Gaussians) -> Tensor:
+    """Mask [N] of the Gaussians that are finite and not too faint to see."""
+    finite = torch.isfinite(gaussians.opacities)
+    for tensor in (gaussians.means, gaussians.quats, gaussians.scales, gaussians.sh.flatten(-2)):
+        finite = finite & torch.isfinite(tensor).all(-1)
+    return finite & (gaussians.opacities >= MIN_ALPHA)
+
+
+def _matrices(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """world_to_camera [V, 4, 4] and intrinsics [V, 3, 3] where the Gaussians are."""
+    matrices = cameras.world_to_camera.to(gaussians.means).reshape(-1, 4, 4)
+    return matrices, cameras.intrinsics.to(gaussians.means).reshape(-1, 3, 3)
+
+
+def _check(gaussians: Gaussians, near: float, far: float) -> None:
+    if gaussians.means.ndim != 2:
+        raise InputError(
+            f"Gaussians with batch axes {list(gaussians.means.shape[:-2])} cannot be rendered at once; "
+            "render each set by itself"
+        )
+    if not 0 < near < far:
+        raise InputError(f"near is {near} and far {far}; they must satisfy 0 < near < far, in object units")
