@@ -121,7 +121,7 @@ def _low_contrast(scene: Scene, solid: Mask) -> Check | None:
     if scene.matte in ("alpha", "none") or solid.all():
         return None
     rgb, mask = _small_rgb(scene.rgb), _small(solid)
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+    lab = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), np.float32)
     square = np.ones((3, 3), np.uint8)
     inner = cv2.erode(mask, square, iterations=2) > 0
     outer = cv2.dilate(mask, square, iterations=2) == 0

@@ -44,11 +44,12 @@ class Studio:
     background: BoolArray  # [h, w] where it is seen, shadows included
     noise: float  # its grain: standard deviation of colour differences
     explained: float  # share of the border ring that the model explains, 0–1
+    steepest: float  # 95th percentile of the background's colour change per pixel, on the border ring
 
     @property
     def fits(self) -> bool:
         """Whether the background is plain or shaded enough for the model to be trusted."""
-        return self.explained > 0.7 and self.noise < 0.07
+        return self.explained > 0.6 and self.noise < 0.07 and self.steepest < 0.02
 
 
 def border_matte(rgb: FloatArray, *, studio: Studio | None = None) -> Matte:
@@ -72,25 +73,39 @@ def fit_studio(rgb: FloatArray) -> Studio:
     import cv2
 
     small = shrink(rgb, WORK_SIDE)
-    height, width = small.shape[:2]
-    basis = _polynomials(height, width)
-    ring = ring_mask(height, width)
+    basis = _polynomials(*small.shape[:2])
+    ring = ring_mask(*small.shape[:2])
     field, inlier = _robust_surface(small, basis[..., :6], ring)
-    residual = _distance(small, field)
-    noise = max(float(1.4826 * np.median(residual[inlier])), 0.004) if inlier.any() else 1.0
-    explained = float((residual[ring] < 0.08).mean())
-    tolerance = float(np.clip(4 * noise, 0.03, 0.08))
     slope = _slope(small)
-    barrier = max(0.02, 2.5 * float(np.percentile(slope[inlier], 95))) if inlier.any() else 0.02
+    steepest = float(np.percentile(slope[inlier], 95)) if inlier.any() else 1.0
+    edge = float(np.clip(2.5 * steepest, 0.009, 0.03))
+    explained = float((_distance(small, field)[ring] < 0.08).mean())
+    grain = _spread(_distance(small, np.asarray(cv2.GaussianBlur(small, (0, 0), 2.0), np.float32))[inlier])
     background = ring & inlier
     for terms in (6, 10, 15):
-        background = _grow(small, field, ring & inlier, tolerance, slope < barrier)
-        sure = cv2.erode(background.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0
+        background = _grow(small, field, ring & inlier, slope, edge, grain)
+        sure = _eroded(background)
         if sure.sum() < 4 * terms:
             break
         field = _surface(small, basis[..., :terms], sure)
-    background |= _holes(small, field, background, tolerance)
-    return Studio(small, field, background, noise, explained)
+    field = _with_local_shading(small, field, background)
+    background |= _contact_shadow(small, field, background, slope, edge)
+    noise = _spread(_distance(small, field)[_eroded(background)])
+    background |= _holes(small, field, background, float(np.clip(4 * noise, 0.02, 0.05)))
+    background = _up_to_edge(small, background)
+    return Studio(small, field, background, noise, explained, steepest)
+
+
+def _spread(residual: FloatArray) -> float:
+    """Robust standard deviation of colour differences."""
+    return max(float(1.4826 * np.median(residual)), 0.004) if residual.size else 1.0
+
+
+def _eroded(mask: BoolArray) -> BoolArray:
+    """A mask without its outermost pixels (the picture's border is not an edge)."""
+    import cv2
+
+    return np.asarray(cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0)
 
 
 def _polynomials(height: int, width: int) -> FloatArray:
@@ -149,15 +164,60 @@ def _slope(rgb: FloatArray) -> FloatArray:
     return np.sqrt(dx * dx + dy * dy).reshape(*rgb.shape[:2], -1).max(axis=2)
 
 
-def _grow(rgb: FloatArray, field: FloatArray, seed: BoolArray, tolerance: float, soft: BoolArray) -> BoolArray:
-    """Background reached from ``seed``: pixels like the field, or shaded like it behind a soft edge → [h, w]."""
+def _grow(
+    rgb: FloatArray, field: FloatArray, seed: BoolArray, slope: FloatArray, edge: float, grain: float
+) -> BoolArray:
+    """Background reached from ``seed`` without crossing an edge, over pixels like the field or shaded like it."""
     import cv2
 
-    plain = _distance(rgb, field) < tolerance
+    plain = (_distance(rgb, field) < np.clip(4 * grain, 0.015, 0.07)) & (slope < 2 * edge)
     apart, factor = _shadow_distance(rgb, field)
-    shaded = soft & (apart < tolerance) & (factor > 0.45) & (factor < 1.2)
-    shaded = cv2.morphologyEx(shaded.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    return _reached(plain | shaded | seed, seed)
+    shaded = (slope < edge) & (apart < 0.1) & (factor > 0.4) & (factor < 1.3)
+    passable = cv2.morphologyEx((plain | shaded).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    return _reached(passable | seed, seed)
+
+
+def _with_local_shading(rgb: FloatArray, field: FloatArray, background: BoolArray) -> FloatArray:
+    """Add what the polynomial misses, averaged over a twelfth of the picture, where background is seen → [h, w, 3]."""
+    import cv2
+
+    sure = _eroded(background).astype(np.float32)
+    sigma = max(rgb.shape[:2]) / 24
+    weight = cv2.GaussianBlur(sure, (0, 0), sigma)
+    missed = cv2.GaussianBlur((rgb - field) * sure[..., None], (0, 0), sigma)
+    return np.clip(field + missed / (weight + 0.05)[..., None], 0, 1).astype(np.float32)
+
+
+def _contact_shadow(
+    rgb: FloatArray, field: FloatArray, background: BoolArray, slope: FloatArray, edge: float
+) -> BoolArray:
+    """Darker background that ends more steeply: what borders on the rest of it, and thin soft tails → [h, w]."""
+    import cv2
+
+    apart, factor = _shadow_distance(rgb, field)
+    dark = (apart < 0.05) & (factor > 0.3) & (factor < 0.88)
+    soft = (dark & (slope < 1.3 * edge)).astype(np.uint8)
+    shadow = cv2.morphologyEx(soft, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    shadow = _reached(shadow | background, background)
+    thick = cv2.morphologyEx((~shadow).astype(np.uint8), cv2.MORPH_OPEN, _disc(5)) > 0
+    return shadow | (dark & (slope < 4 * edge) & ~thick)
+
+
+def _up_to_edge(rgb: FloatArray, background: BoolArray) -> BoolArray:
+    """Take in the last pixels of background, which the slope of the object's edge had kept away → [h, w]."""
+    import cv2
+
+    for _ in range(3):
+        back, share = _local_mean(rgb, background, 7)
+        near = cv2.dilate(background.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        background = background | (near & (share > 0) & (_distance(rgb, back) < 0.03))
+    return background
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    import cv2
+
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
 
 
 def _reached(region: BoolArray, seed: BoolArray) -> BoolArray:
@@ -177,18 +237,18 @@ def _holes(rgb: FloatArray, field: FloatArray, background: BoolArray, tolerance:
 
     apart = _distance(rgb, field)
     unreached = ((apart < tolerance) & ~background).astype(np.uint8)
-    matching = cv2.morphologyEx(unreached, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    matching = cv2.morphologyEx(unreached, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(matching, connectivity=4)
     open_ones = np.zeros(count, bool)
     for i in range(1, count):
-        if stats[i, cv2.CC_STAT_AREA] < 12:
+        if stats[i, cv2.CC_STAT_AREA] < 16:
             continue
         x, y, w, h = (int(v) for v in stats[i, :4])
         window = (slice(max(y - 3, 0), y + h + 3), slice(max(x - 3, 0), x + w + 3))
         inside = (labels[window] == i).astype(np.uint8)
         rim = (cv2.dilate(inside, np.ones((7, 7), np.uint8)) > 0) & (inside == 0)
-        crisp = float(np.median(cv2.dilate(apart[window], np.ones((3, 3)))[rim])) if rim.any() else 0.0
-        open_ones[i] = crisp > 3 * tolerance
+        crisp = float(np.percentile(cv2.dilate(apart[window], np.ones((5, 5)))[rim], 20)) if rim.any() else 0.0
+        open_ones[i] = crisp > max(0.08, 2.5 * tolerance)
     return open_ones[labels]
 
 
@@ -227,12 +287,36 @@ def grabcut_matte(rgb: FloatArray, *, box: tuple[float, float, float, float] | N
             break
         how = cv2.GC_INIT_WITH_MASK if step == 0 else cv2.GC_EVAL
         cv2.grabCut(picture, trimap, (0, 0, width, height), *models, rounds, how)
-        previous, mask = mask, _tidy((trimap & 1) > 0)
+        previous, mask = mask, _without_highlights(small, _tidy((trimap & 1) > 0))
         trimap = _reseed(trimap, mask)
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), kind, 0.0)
     stable = float((mask & previous).sum() / max((mask | previous).sum(), 1))
     return Matte(refine(rgb, mask), kind, edge_support(small, mask) * stable)
+
+
+def _without_highlights(rgb: FloatArray, mask: BoolArray) -> BoolArray:
+    """Fill enclosed gaps that do not have the colour of the background nearby: highlights and markings → [h, w]."""
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    if count < 3:
+        return mask
+    rows, columns = labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()
+    outside = np.isin(labels, np.union1d(rows, columns)) & ~mask
+    if not outside.any():
+        return mask
+    lab = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), np.float32)
+    size = 2 * (max(mask.shape) // 6) + 1
+    around, share = _local_mean(lab, outside, size)
+    fill = np.zeros(count, bool)
+    for i in range(1, count):
+        gap = labels == i
+        if outside[gap].any():
+            continue
+        apart = _distance(lab[gap], around[gap])[share[gap] > 0]
+        fill[i] = stats[i, cv2.CC_STAT_AREA] < 12 or not apart.size or float(np.median(apart)) > 14
+    return mask | fill[labels]
 
 
 def _centre_seed(rgb: FloatArray) -> NDArray[np.uint8]:
@@ -242,6 +326,7 @@ def _centre_seed(rgb: FloatArray) -> NDArray[np.uint8]:
     height, width = rgb.shape[:2]
     ring = ring_mask(height, width)
     lab = np.asarray(cv2.cvtColor(cv2.GaussianBlur(rgb, (0, 0), 1.5), cv2.COLOR_RGB2LAB), np.float32)
+    lab[..., 0] *= 0.5  # light varies over a background more than colour does
     samples = lab[ring]
     clusters = min(6, len(samples))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
@@ -249,17 +334,18 @@ def _centre_seed(rgb: FloatArray) -> NDArray[np.uint8]:
     first = np.zeros((len(samples), 1), np.int32)
     _, labels, centres = cv2.kmeans(samples, clusters, first, criteria, 1, cv2.KMEANS_PP_CENTERS)
     share = np.bincount(np.asarray(labels).ravel(), minlength=clusters) / len(samples)
-    centres = np.asarray(centres, np.float32)[
-        share > 0.04
-    ]  # a colour seen on 4 % of the border may be the object's own
+    centres = np.asarray(centres, np.float32)[share > 0.04]  # rarer colours may be the object's own, cut by the border
     apart = np.min([_distance(lab, centre) for centre in centres], axis=0)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    score = apart * np.exp(-(x * x + y * y) / 0.9).astype(np.float32)
-    level, _ = cv2.threshold(np.clip(score * 2.55, 0, 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)
+    radius2 = (x * x + y * y).astype(np.float32)
+    otsu, _ = cv2.threshold(np.clip(apart * 2, 0, 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)
+    level = min(otsu / 2, max(6.0, 1.5 * float(np.percentile(apart[ring], 90))))
+    unlike = apart > level
+    central = unlike & (apart * np.exp(-radius2 / 0.9) > level)
     seed = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
-    seed[score * 2.55 > level] = cv2.GC_PR_FGD
+    seed[_reached(unlike, central)] = cv2.GC_PR_FGD
     if (seed == cv2.GC_PR_FGD).mean() < 0.01:
-        seed[(x * x + y * y) < 0.25] = cv2.GC_PR_FGD
+        seed[radius2 < 0.25] = cv2.GC_PR_FGD
     seed[ring] = cv2.GC_BGD
     return seed
 
