@@ -40,7 +40,7 @@ REPORT = {
     "mesh": {
         "vertices": 10001,
         "faces": 20000,
-        "watertight": {"watertight": True, "open_edges": 0},
+        "watertight": {"ok": True, "open_edges": 0, "components": 1},
         "texture": 1024,
         "seen_fraction": 0.43,
     },
@@ -277,11 +277,16 @@ def test_numbers_are_written_for_people():
     assert "1234567" in text, "a seed is copied by hand and keeps its digits together"
 
 
-def test_watertight_is_stated_whole_and_in_detail():
+def test_a_closed_mesh_is_called_watertight_and_an_open_one_says_why_not():
     text = Page(full_page()).text
-    assert re.search(r"Watertight\s*yes", text) and re.search(r"Open edges\s*0", text)
-    broken = {**REPORT, "mesh": {"watertight": {"closed": True, "oriented": False}}}
-    assert re.search(r"Watertight\s*no", Page(full_page(broken)).text)
+    assert re.search(r"Watertight\s*yes", text) and "Against it" not in text
+    open_edged = {"ok": False, "closed": False, "oriented": True, "open_edges": 12, "duplicate_faces": 0}
+    text = Page(full_page({**REPORT, "mesh": {"watertight": open_edged}})).text
+    assert (
+        re.search(r"Watertight\s*no", text)
+        and "12 open edges, not closed" in text
+        and "duplicate" not in text[: text.index("{")]
+    )
 
 
 def test_the_whole_report_is_in_the_page():

@@ -258,14 +258,20 @@ def _numbers(report: Mapping[str, Any]) -> str:
 
 
 def _watertight(proof: Any) -> list[tuple[str, Any]]:
+    """The verdict, what speaks against it, and what the surface is made of; zeros and repeats stay in the JSON."""
     if not isinstance(proof, Mapping):
         return [("Watertight", proof)]
-    rows: list[tuple[str, Any]] = []
     truths = [value for value in proof.values() if isinstance(value, bool)]
-    whole = proof.get("watertight", proof.get("ok", all(truths) if truths else None))
-    rows.append(("Watertight", whole))
-    rows += [(_words(key), value) for key, value in proof.items() if key not in ("watertight", "ok")]
-    return rows
+    verdict = proof.get("ok", proof.get("watertight", all(truths) if truths else None))
+    counts = [(key, value) for key, value in proof.items() if str(key).endswith(("_faces", "_edges")) and value]
+    denied = [f"not {_words(key).lower()}" for key, value in proof.items() if value is False and key != "ok"]
+    faults = [f"{_value(value)} {_words(key).lower()}" for key, value in counts] + denied
+    return [
+        ("Watertight", verdict),
+        ("Against it", ", ".join(faults)),
+        ("Separate parts", proof.get("components")),
+        ("Handles", proof.get("genus")),
+    ]
 
 
 def _files(report: Mapping[str, Any]) -> str:
@@ -306,7 +312,7 @@ def _provenance(report: Mapping[str, Any]) -> str:
         ("Seed", str(report["seed"]) if "seed" in report else None),
         ("Photo", source.get("name")),
         ("Its SHA-256", source.get("sha256")),
-        *((_words(key), value) for key, value in _mapping(report, "settings").items()),
+        ("Settings", _value(_mapping(report, "settings"))),
     ]
     return _table("Where it comes from", rows)
 
@@ -382,9 +388,9 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _number(value: float) -> str:
-    """Integers with thin spaces between thousands, others with three significant digits."""
+    """Integers of five digits or more with thin spaces between thousands, others with three significant digits."""
     if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}".replace(",", "\u202f")
+        return f"{int(value):,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(int(value))
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

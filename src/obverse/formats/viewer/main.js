@@ -22,7 +22,8 @@ class Viewer {
     this.gl = this.canvas.getContext("webgl2", { alpha: false, antialias: true, powerPreference: "high-performance" });
     if (!this.gl) {
       this.fail("This browser does not offer WebGL 2, so the asset cannot be turned here. "
-        + "Save it with the buttons below and open it in any 3D program, or try a current Firefox, Chrome, Edge or Safari.");
+        + "Save it with the buttons below and open it in any 3D program, "
+        + "or try a current Firefox, Chrome, Edge or Safari.");
       return;
     }
     this.mesh = this.data.mesh ? await readGlb(this.data.mesh) : null;
@@ -42,20 +43,24 @@ class Viewer {
     this.notice.textContent = message;
     this.notice.hidden = false;
     this.root.dataset.state = "failed";
-    for (const button of this.root.querySelectorAll("button:not([data-save])")) button.disabled = true;
   }
 
   choose() {
     const wish = this.wishes, offered = [];
     if (this.mesh) offered.push("texture", "clay", "wire");
     if (this.splats) offered.push("splat");
-    for (const button of this.root.querySelectorAll("[data-mode]")) button.hidden = !offered.includes(button.dataset.mode);
+    for (const button of this.root.querySelectorAll("[data-mode]")) {
+      button.hidden = !offered.includes(button.dataset.mode);
+    }
     this.mode = offered.includes(wish.get("mode")) ? wish.get("mode") : offered[0];
     const preferred = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
     this.background = wish.get("background") in BACKGROUNDS ? wish.get("background") : preferred;
-    const number = (name) => (wish.has(name) && Number.isFinite(Number(wish.get(name))) ? Number(wish.get(name)) : null);
-    if (number("azimuth") !== null) this.orbit.azimuth = wrapDegrees(number("azimuth"));
-    if (number("elevation") !== null) this.orbit.elevation = clamp(number("elevation"), -90, 90);
+    const degrees = (name, fallback) => {
+      const value = wish.has(name) ? Number(wish.get(name)) : NaN;
+      return Number.isFinite(value) ? value : fallback;
+    };
+    this.orbit.azimuth = wrapDegrees(degrees("azimuth", HOME.azimuth));
+    this.orbit.elevation = clamp(degrees("elevation", HOME.elevation), -90, 90);
     if (wish.get("turn") === "off") this.orbit.spinning = false;
   }
 
@@ -142,14 +147,13 @@ class Viewer {
       canvas.width = width;
       canvas.height = height;
     }
-    const dark = this.background === "dark";
     gl.viewport(0, 0, width, height);
     gl.clearColor(...BACKGROUNDS[this.background], 1);
     gl.depthMask(true);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     const camera = orbit.matrices(width, height);
     if (this.mode === "splat") this.splatDrawing.draw(camera);
-    else this.meshDrawing.draw({ ...camera, style: this.mode, dark });
+    else this.meshDrawing.draw({ ...camera, style: this.mode });
     const degrees = (value) => `${Math.round(value)}°`.replace("-", "−").replace("−0°", "0°");
     this.pose.textContent = `azimuth ${degrees(orbit.azimuth)}, elevation ${degrees(orbit.elevation)}`;
     const turning = this.root.querySelector("[data-act=turn]");

@@ -66,13 +66,14 @@ function cofactors(m) {
   return { rows: out, mirrored: determinant < 0 };
 }
 
-// Centre and longest side of the bounding box, and radius about that centre, of points stored every `stride` floats, each axis multiplied by `flip`.
-function bounds(arrays, stride = 3, flip = [1, 1, 1]) {
+// Centre and longest side of the bounding box of points [x, y, z, x, …], and the radius of all about that centre.
+// Each axis is multiplied by `signs` first.
+function bounds(arrays, signs = [1, 1, 1]) {
   const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
   for (const points of arrays) {
-    for (let i = 0; i + 2 < points.length; i += stride) {
+    for (let i = 0; i + 2 < points.length; i += 3) {
       for (let k = 0; k < 3; k++) {
-        const value = points[i + k] * flip[k];
+        const value = points[i + k] * signs[k];
         if (value < low[k]) low[k] = value;
         if (value > high[k]) high[k] = value;
       }
@@ -82,8 +83,8 @@ function bounds(arrays, stride = 3, flip = [1, 1, 1]) {
   const centre = low.map((value, k) => (value + high[k]) / 2);
   let radius = 0;
   for (const points of arrays) {
-    for (let i = 0; i + 2 < points.length; i += stride) {
-      const distance = Math.hypot(...centre.map((value, k) => points[i + k] * flip[k] - value));
+    for (let i = 0; i + 2 < points.length; i += 3) {
+      const distance = Math.hypot(...centre.map((value, k) => points[i + k] * signs[k] - value));
       if (distance > radius) radius = distance;
     }
   }

@@ -47,9 +47,10 @@ void main() {
   if (!gl_FrontFacing && !flatShaded) n = -n;
   // One large lamp above the camera's left shoulder, wrapped around the form; 1 where the surface faces the camera.
   vec3 lamp = normalize(towards + vec3(-0.25, 0.45, 0.0));
-  float wrapped = max(dot(n, lamp) + 0.5, 0.0) / (dot(towards, lamp) + 0.5);
+  float wrap = clay ? 0.25 : 0.5;
+  float wrapped = max(dot(n, lamp) + wrap, 0.0) / (dot(towards, lamp) + wrap);
   float light = mix(1.0, wrapped, relief);
-  if (clay) base.rgb = vec3(0.50, 0.48, 0.45);
+  if (clay) base.rgb = vec3(0.46, 0.44, 0.41);
   pixel = vec4(encode(base.rgb * light), 1.0);
 }`;
 
@@ -62,7 +63,7 @@ const LINE_FRAGMENT = `#version 300 es
 precision mediump float;
 uniform vec4 ink;
 out vec4 pixel;
-void main() { pixel = ink; }`;
+void main() { pixel = vec4(ink.rgb * ink.a, ink.a); }`;
 
 class MeshDrawing {
   constructor(gl, mesh) {
@@ -80,7 +81,8 @@ class MeshDrawing {
     gl.bindTexture(gl.TEXTURE_2D, texture);
     gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
     if (!source) {
-      gl.texImage2D(gl.TEXTURE_2D, 0, gl.SRGB8_ALPHA8, 1, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array([255, 255, 255, 255]));
+      const white = new Uint8Array([255, 255, 255, 255]);
+      gl.texImage2D(gl.TEXTURE_2D, 0, gl.SRGB8_ALPHA8, 1, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, white);
       return texture;
     }
     const limit = gl.getParameter(gl.MAX_TEXTURE_SIZE);
@@ -148,7 +150,7 @@ class MeshDrawing {
   }
 
   // style: "texture", "clay" or "wire".
-  draw({ view, projection, style, dark }) {
+  draw({ view, projection, style }) {
     const { gl, surface, lines } = this;
     const plain = style !== "texture";
     gl.enable(gl.DEPTH_TEST);
@@ -170,7 +172,7 @@ class MeshDrawing {
       gl.bindTexture(gl.TEXTURE_2D, this.textures.get(part.texture) || this.blank);
       gl.uniform4fv(surface.uniforms.factor, part.factor);
       gl.uniform1f(surface.uniforms.cutoff, part.cutoff);
-      gl.uniform1f(surface.uniforms.relief, plain ? 0.85 : part.unlit ? 0 : 0.42);
+      gl.uniform1f(surface.uniforms.relief, plain ? 0.92 : part.unlit ? 0 : 0.42);
       gl.uniform1i(surface.uniforms.textured, part.texture !== null && part.coordinates ? 1 : 0);
       gl.uniform1i(surface.uniforms.flatShaded, part.normals ? 0 : 1);
       gl.uniform1i(surface.uniforms.clay, plain ? 1 : 0);
@@ -184,7 +186,9 @@ class MeshDrawing {
     gl.useProgram(lines.program);
     gl.uniformMatrix4fv(lines.uniforms.view, false, view);
     gl.uniformMatrix4fv(lines.uniforms.projection, false, projection);
-    gl.uniform4fv(lines.uniforms.ink, dark ? [0.05, 0.06, 0.08, 1] : [0.13, 0.15, 0.2, 1]);
+    gl.uniform4fv(lines.uniforms.ink, [0.07, 0.1, 0.16, 0.5]);
+    gl.enable(gl.BLEND);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     for (const part of this.parts) {
       const { buffer, count } = this.edges(part);
       gl.bindVertexArray(part.array);

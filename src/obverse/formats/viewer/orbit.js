@@ -7,7 +7,7 @@ const SPIN_DEG_PER_SECOND = 24;
 const SPIN_PAUSE_MS = 1600; // the photo's side is shown still before the asset starts to turn
 
 const radians = (degrees) => (degrees * Math.PI) / 180;
-const wrapDegrees = (angle) => ((((angle + 180) % 360) + 360) % 360) - 180;
+const wrapDegrees = (angle) => 180 - ((((180 - angle) % 360) + 360) % 360); // to −180…180, 180 included
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 class Orbit {
@@ -167,6 +167,7 @@ function listen(canvas, orbit, { inPage, onKey }) {
     "-": () => orbit.scale(1.15),
     Home: () => orbit.go(HOME.azimuth, HOME.elevation, { recentre: true }),
     " ": () => orbit.spin(!orbit.spinning),
+    Escape: () => canvas.blur(), // gives the wheel back to the page
   };
   canvas.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;

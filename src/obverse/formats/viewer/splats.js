@@ -76,10 +76,33 @@ in vec2 offset;
 in vec4 colour;
 out vec4 pixel;
 void main() {
-  float alpha = min(0.99, colour.a * exp(-0.5 * dot(offset, offset)));
+  float alpha = min(0.999, colour.a * exp(-0.5 * dot(offset, offset)));
   if (alpha < 1.0 / 255.0) discard;
   pixel = vec4(colour.rgb * alpha, alpha);
 }`;
+
+// Centre, longest side and radius of all but the outermost splats: captured scenes have strays far away, and a view
+// that held every one of them would show the object as a dot.
+function coreBounds(positions, count) {
+  const step = Math.max(1, Math.floor(count / 20000)), sample = [];
+  for (let i = 0; i < count; i += step) {
+    const at = i * RECORD_WORDS;
+    sample.push(positions[at], positions[at + 1], positions[at + 2]);
+  }
+  const total = sample.length / 3, cut = Math.floor(total / 200);
+  const inside = [0, 1, 2].map((k) => {
+    const sorted = Float32Array.from({ length: total }, (_, i) => sample[3 * i + k]).sort();
+    const low = sorted[cut], high = sorted[total - 1 - cut], margin = 0.05 * (high - low);
+    return [low - margin, high + margin];
+  });
+  const core = [];
+  for (let i = 0; i < sample.length; i += 3) {
+    if (inside.every(([low, high], k) => sample[i + k] >= low && sample[i + k] <= high)) {
+      core.push(sample[i], sample[i + 1], sample[i + 2]);
+    }
+  }
+  return bounds([core], [1, -1, -1]);
+}
 
 // .splat bytes → { words, positions, count, scale, bounds }, bounds in the world frame.
 // A splat always has its longest side about 1; a mesh that was given a real height has not. With such a `mesh` the
@@ -88,7 +111,7 @@ function readSplats(bytes, mesh = null) {
   if (!bytes.byteLength || bytes.byteLength % 32) throw new Error("The splat data is not a whole number of 32-byte records.");
   const copy = bytes.slice();
   const positions = new Float32Array(copy.buffer);
-  const box = bounds([positions], RECORD_WORDS, [1, -1, -1]);
+  const box = coreBounds(positions, copy.byteLength / 32);
   const ratio = mesh ? mesh.bounds.longest / box.longest : 1;
   return {
     words: new Uint32Array(copy.buffer),
