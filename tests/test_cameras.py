@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from obverse.cameras import Cameras, fit_distance, look_at, orbit, pinhole
+from obverse.cameras import Cameras, fit_distance, framing_distance, look_at, orbit, pinhole
 from obverse.errors import InputError
 
 
@@ -91,3 +91,16 @@ def test_look_at_another_target_centres_it():
     camera = Cameras(matrix, pinhole(40, 10, 10)[None], 10, 10)
     pixels, _ = camera.project(target[None])
     torch.testing.assert_close(pixels[0, 0], torch.tensor([5.0, 5.0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("radius", "half", "elevation"), [(0.5, 0.1, 15), (0.1, 0.5, 15), (0.7, 0.5, 0), (0.3, 0.3, 80)]
+)
+def test_framing_fits_a_cylinder_tightly_from_every_side(radius, half, elevation):
+    turn = torch.linspace(0, 2 * math.pi, 200)
+    ring = torch.stack([radius * turn.sin(), torch.zeros(200), radius * turn.cos()], -1)
+    points = torch.cat([ring + torch.tensor([0, half, 0]), ring - torch.tensor([0, half, 0])])
+    distance = framing_distance(radius, half, elevation_deg=elevation, fill=0.9)
+    pixels, _ = orbit([0, 33, 210], elevation, distance=distance, size=100).project(points)
+    reach = (pixels - 50).abs().max()
+    assert 44.5 < reach <= 45.05  # 90 % of the half side, reached and not passed

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import trimesh
 
-from .cameras import Cameras, Views, orbit
+from .cameras import Cameras, Views, framing_distance, orbit
 from .errors import OutputError, UsageError
 from .formats.files import atomic_write
 from .formats.meshes import MESH_FORMATS, mesh_bytes, write_mesh
@@ -57,12 +58,16 @@ class Asset:
         of: Literal["mesh", "splat"] = "mesh",
         background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
     ) -> Views:
-        """Render the asset from an orbit.
+        """Render the asset from an orbit, as large as fits from every side.
 
         Returns:
             Views with images [V, size, size, 4]: colour over ``background`` and coverage; straight alpha without one.
         """
-        cameras = orbit(azimuth_deg, elevation_deg, size=size)
+        steepest = max(map(abs, [elevation_deg] if isinstance(elevation_deg, (int, float)) else elevation_deg))
+        vertices = np.asarray(self.mesh.vertices)
+        radius, half_height = np.hypot(vertices[:, 0], vertices[:, 2]).max(), np.abs(vertices[:, 1]).max()
+        distance = framing_distance(float(radius), float(half_height), elevation_deg=steepest)
+        cameras = orbit(azimuth_deg, elevation_deg, distance=distance, size=size)
         if of == "mesh":
             return Views(render_mesh(self.mesh, cameras, background=background), cameras)
         if of != "splat":

@@ -113,6 +113,37 @@ def fit_distance(fov_deg: float, *, extent: float = 1.0, fill: float = 0.85) -> 
     return 0.5 * extent / (fill * math.tan(math.radians(fov_deg) / 2))
 
 
+def framing_distance(
+    radius: float,
+    half_height: float,
+    *,
+    elevation_deg: float = 0.0,
+    fov_deg: float = DEFAULT_FOV_DEG,
+    fill: float = 0.92,
+) -> float:
+    """Distance at which an upright cylinder around the origin fits the image from every azimuth.
+
+    A point x right of, y below and z behind the origin in the camera's axes is inside the picture when
+    max(|x|, |y|) ≤ fill · tan(fov / 2) · (distance + z).
+
+    Args:
+        radius: of the cylinder, object units.
+        half_height: of the cylinder, object units.
+        elevation_deg: of the camera.
+        fov_deg: field of view across the image's shorter side.
+        fill: share of that side the cylinder may span.
+    """
+    turn = torch.linspace(0, 2 * math.pi, 65)
+    x, z = radius * turn.sin(), -radius * turn.cos()
+    sine, cosine = math.sin(math.radians(elevation_deg)), math.cos(math.radians(elevation_deg))
+    reach = fill * math.tan(math.radians(fov_deg) / 2)
+    needed = []
+    for y in (half_height, -half_height):
+        across, behind = y * cosine + z * sine, z * cosine - y * sine
+        needed.append((torch.maximum(x.abs(), across.abs()) / reach - behind).max())
+    return float(max(needed))
+
+
 def orbit(
     azimuth_deg: Sequence[float] | float,
     elevation_deg: Sequence[float] | float = 0.0,

@@ -25,8 +25,9 @@ from ..errors import NoObjectError
 from ..photo import Subject
 
 GRID = 384  # pixels across the crop at which height and rim colours are solved
-FULLNESS = 0.85  # thickness of a disc over its diameter; 1 is a ball (chosen on held-out objects, docs/performance.md)
-FLAT_WIDTH = 0.22  # half widths beyond this many crop widths stop adding thickness
+FULLNESS = 0.95  # thickness of a disc over its diameter; 1 is a ball (by volume overlap with known objects)
+FLAT_WIDTH = 0.5  # half widths beyond this many crop widths stop adding thickness (likewise)
+SIDE = 0.35  # the side's colour is the membrane where the squared thickness is below this share of the largest
 BACK_FADE = 0.6  # share of the rim-colour membrane deep inside the back
 
 
@@ -50,12 +51,12 @@ def inflate(subject: Subject) -> tuple[SilhouetteField, Cameras]:
     pixel, camera = _photo_camera(subject, solid)
     bulge = poisson_bulge(solid, flat_width=FLAT_WIDTH * GRID) * (FULLNESS * pixel) ** 2
     signed = _extend_outside(bulge, solid)
-    membrane = rim_membrane(rgba[..., :3], solid)
+    clean = _without_rim(rgba[..., :3], solid)
     return (
         SilhouetteField(
             bulge=torch.from_numpy(signed).float(),
-            front=subject.rgba[..., :3],
-            membrane=torch.from_numpy(membrane).float(),
+            front=torch.from_numpy(clean).float(),
+            membrane=torch.from_numpy(rim_membrane(clean, solid)).float(),
             camera=camera,
             bounds=_bounds(signed, pixel, camera),
         ),
@@ -72,7 +73,7 @@ class SilhouetteField:
     """
 
     bulge: Tensor  # [G, G] squared half thickness, object units²; negative outside the silhouette
-    front: Tensor  # [S, S, 3] the photo's colours
+    front: Tensor  # [G, G, 3] the photo's colours, those near the rim replaced from further inside
     membrane: Tensor  # [G, G, 3] colours interpolated inwards from the rim
     camera: Cameras  # sees the crop
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -84,12 +85,17 @@ class SilhouetteField:
         return self._sample(self.bulge[..., None], points)[:, 0] - points[:, 2] ** 2
 
     def color(self, points: Tensor) -> Tensor:
-        """World points [N, 3] → sRGB-encoded colour [N, 3]: the photo in front, faded to the rim's colours behind."""
+        """World points [N, 3] → sRGB-encoded colour [N, 3]: the photo in front, faded to the rim's colours behind.
+
+        Around the rim a pixel of the photo stretches over the whole side of the object, so there the membrane, which
+        is smooth, takes over too.
+        """
         photo = self._sample(self.front, points)
         membrane = self._sample(self.membrane, points)
-        thickest = self.bulge.max().clamp_min(1e-12).sqrt()
-        depth = (-points[:, 2:] / thickest).clamp(0, 1)
-        share = BACK_FADE * depth * depth * (3 - 2 * depth)
+        thickest = self.bulge.max().clamp_min(1e-12)
+        behind = _smoothstep(-points[:, 2:] / thickest.sqrt())
+        side = 1 - _smoothstep(self._sample(self.bulge[..., None], points) / (SIDE * thickest))
+        share = torch.maximum(BACK_FADE * behind, side)
         return photo + share * (membrane - photo)
 
     def _sample(self, image: Tensor, points: Tensor) -> Tensor:
@@ -140,6 +146,23 @@ def rim_membrane(rgb: np.ndarray, solid: np.ndarray) -> np.ndarray:
         coarse[1:-1, 1:-1] = np.where(inside[1:-1, 1:-1, None], mean, coarse[1:-1, 1:-1])
     factor = (rgb.shape[0] / coarse.shape[0], rgb.shape[1] / coarse.shape[1], 1)
     return ndimage.zoom(coarse, factor, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+
+
+def _smoothstep(t: Tensor) -> Tensor:
+    """0 below 0, 1 above 1, smooth between; any shape."""
+    t = t.clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _without_rim(rgb: np.ndarray, solid: np.ndarray, *, width: int = 3) -> np.ndarray:
+    """Replace colours [H, W, 3] within ``width`` pixels of the outline, mixed with the background, from inside.
+
+    Parts thinner than that keep the colours along their middle.
+    """
+    depth = ndimage.distance_transform_edt(solid)
+    middle = depth >= np.minimum(width, ndimage.maximum_filter(depth, 2 * width + 1))
+    nearest = ndimage.distance_transform_edt(~(middle & solid), return_distances=False, return_indices=True)
+    return rgb[tuple(nearest)]
 
 
 def _relax(u: np.ndarray, mask: np.ndarray, step: float, screening: float, sweeps: int) -> np.ndarray:

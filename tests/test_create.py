@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+import obverse
+from obverse.cameras import orbit
+from obverse.create import METHODS, Reconstruction, Settings, create, finish, place
+from obverse.errors import NoObjectError, UsageError
+from obverse.photo import read_photo
+from obverse.render.fields import CallableField
+from obverse.stages import Stages
+
+from .conftest import disc_photo, ring_photo
+
+
+def test_one_photo_gives_a_closed_textured_mesh_and_gaussians(disc_asset):
+    assert disc_asset.report["mesh"]["watertight"]["ok"]
+    assert len(disc_asset.mesh.faces) == pytest.approx(2000, rel=0.05)
+    assert disc_asset.mesh.visual.material.baseColorTexture.size == (256, 256)
+    assert len(disc_asset.gaussians) == 3000
+
+
+def test_the_asset_is_centred_with_longest_side_one(disc_asset):
+    low, high = disc_asset.mesh.bounds
+    np.testing.assert_allclose(low + high, 0, atol=1e-6)
+    assert (high - low).max() == pytest.approx(1, abs=1e-6)
+
+
+def test_it_stands_upright_and_faces_plus_z(disc_asset):
+    front = disc_asset.views(0, 0, size=64).images[0]
+    dark = front[..., :3].sum(-1) < 0.8
+    rows = dark.nonzero()[:, 0].float()
+    assert dark.sum() > 4 and rows.mean() < 28  # the dot is above the middle, on the side that faces +Z
+
+
+def test_the_photo_camera_repeats_the_photo(disc_asset):
+    assert disc_asset.report["photo_agreement"]["silhouette_iou"] > 0.97
+    assert disc_asset.report["photo_agreement"]["psnr_db"] > 25
+
+
+def test_mesh_and_splat_show_the_same_thing(disc_asset):
+    mesh = disc_asset.views([0, 120], 10, size=64).images
+    splat = disc_asset.views([0, 120], 10, size=64, of="splat").images
+    cover_m, cover_s = mesh[..., 3] > 0.5, splat[..., 3] > 0.5
+    assert (cover_m & cover_s).sum() / (cover_m | cover_s).sum() > 0.93
+
+
+def test_a_ring_gives_a_torus():
+    asset = create(ring_photo(), settings=Settings(resolution=64, faces=2000, texture=256, gaussians=500))
+    proof = asset.report["mesh"]["watertight"]
+    assert proof["ok"]
+    assert asset.views(0, 0, size=65).images[0, 32, 32, 3] == 0  # one can look through it
+
+
+def test_same_seed_same_bytes(small_settings, disc_asset):
+    again = create(disc_photo(), settings=small_settings, seed=3)
+    assert again.glb() == disc_asset.glb()
+    for name in ("means", "quats", "scales", "opacities", "sh"):
+        assert torch.equal(getattr(again.gaussians, name), getattr(disc_asset.gaussians, name))
+
+
+def test_the_report_says_what_was_guessed_and_can_be_written(disc_asset):
+    report = disc_asset.report
+    assert any("not seen by the photo" in sentence for sentence in report["guessed"])
+    assert report["method"]["name"] == "inflate" and report["seed"] == 3
+    assert len(report["input"]["sha256"]) == 64
+    assert {"photo", "inflate", "surface", "repair", "texture", "gaussians"} <= {r["name"] for r in report["stages"]}
+    json.dumps(report)
+
+
+def test_create_is_callable_however_it_is_reached():
+    import obverse.create as module
+
+    assert callable(obverse.create) and callable(module)
+    with pytest.raises(UsageError, match="method is 'magic', it must be one of: inflate"):
+        module(disc_photo(), method="magic")
+
+
+def test_every_method_says_what_it_costs_and_allows():
+    for method in METHODS.values():
+        assert method.summary and method.licence and method.weights_licence and method.source
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("faces", 10), ("texture", 100), ("gaussians", 0), ("resolution", 5000), ("faces", 2.5)]
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"{name} is {value}, it must be a whole number from"):
+        Settings(**{name: value})
+
+
+def test_an_empty_photo_is_no_object():
+    with pytest.raises(NoObjectError):
+        create(np.zeros((64, 64, 4), np.uint8))
+
+
+def test_placing_moves_mesh_and_camera_together():
+    mesh = trimesh.creation.box((2.0, 1.0, 4.0), trimesh.transformations.translation_matrix([3, 4, 5]))
+    camera = orbit(30, 20, distance=20.0)[0]
+    placed, moved, back = place(mesh, camera)
+    before, _ = camera.project(torch.tensor(mesh.vertices, dtype=torch.float32))
+    after, _ = moved.project(torch.tensor(placed.vertices, dtype=torch.float32))
+    torch.testing.assert_close(after, before, atol=1e-2, rtol=1e-5)
+    original = back(torch.tensor(placed.vertices, dtype=torch.float32))
+    np.testing.assert_allclose(original.numpy(), mesh.vertices, atol=1e-5)
+    assert np.ptp(placed.vertices, axis=0).max() == pytest.approx(1)
+
+
+def _finish(shape, small_settings):
+    rec = Reconstruction(shape, orbit(0, 0, size=64)[0], guessed=())
+    subject = read_photo(disc_photo())
+    return finish(rec, subject, method="inflate", seed=0, settings=small_settings, stages=Stages())
+
+
+def test_any_field_goes_through_the_shared_path(small_settings):
+    def value(p):
+        return (p[:, :2].norm(dim=-1) - 0.3).square() + p[:, 2] ** 2 - 0.01
+
+    asset = _finish(CallableField(value, rgb=lambda p: p * 0 + torch.tensor([0.1, 0.8, 0.2])), small_settings)
+    assert asset.report["mesh"]["watertight"]["ok"]
+    back = asset.views(180, 0, size=64).images[0]
+    seen = back[..., 3] > 0.9
+    assert (back[seen][:, 1] > back[seen][:, 0] + 0.2).all()  # the unseen side has the field's colour
+
+
+def test_a_coloured_mesh_goes_through_the_shared_path(small_settings):
+    ball = trimesh.creation.icosphere(3, 0.5)
+    ball.visual = trimesh.visual.ColorVisuals(ball, vertex_colors=np.tile([20, 40, 230, 255], (len(ball.vertices), 1)))
+    asset = _finish(ball, small_settings)
+    back = asset.views(180, 0, size=64).images[0]
+    seen = back[..., 3] > 0.9
+    assert (back[seen][:, 2] > back[seen][:, 0] + 0.2).all()
