@@ -24,6 +24,8 @@ _AXES = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0
 _LABELS = 7  # 0 is the photo's projection, 1 to 6 are the axes above
 _SMOOTHNESS = np.float32(0.8)  # cost of a face whose neighbours all have another label; a cosine is the gain
 _SMALL = 0.004  # charts below this share of the area join a neighbour where they can
+_LONGEST = 0.6  # of the atlas's side; longer charts are cut
+_CUTS = 4  # rounds of cutting charts in two
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ def unwrap(
     corners = _project(shape, labels, component, camera)
     corners = _scale(shape, labels, component, corners, density)
     corners *= np.sqrt(0.65 * size * size / max(float(np.abs(packing._cross(corners)).sum()) / 2, 1e-12))
+    component, corners = _divide(shape, component, corners, size, keep=labels == 0)
     chart = _without_overlaps(shape, component, corners)
     low, high = _bounds(chart, corners)
     packed = packing.pack(corners, chart, low, high, size=size)
-    texels = packing.place(packed, corners, chart, low)
-    vertex_map, new_faces, first = _split_vertices(faces, chart, len(vertices))
-    uv = texels.reshape(-1, 2)[first] / size
+    vertex_map, new_faces, first = _split_vertices(faces, chart)
+    uv = packing.place(packed, corners.reshape(-1, 2)[first], chart[first // 3], low) / size
     return _atlas(shape, vertex_map, new_faces, uv, chart, size, front=labels == 0, camera=camera)
 
 
@@ -196,7 +198,6 @@ def _project(shape: _Shape, labels: np.ndarray, component: np.ndarray, camera: C
     right = np.cross(helper, normal)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     frame = np.stack([right, np.cross(normal, right)], axis=1).astype(np.float32)  # [C, 2, 3]
-    frame = _turned(frame, shape, component, count)
     corners = np.einsum("mkc,mjc->mkj", shape.triangles, frame[component], optimize=True)
     front = labels == 0
     if camera is not None and front.any():
@@ -211,18 +212,6 @@ def _pixels(camera: Cameras, vertices: np.ndarray) -> np.ndarray:
     intrinsics = camera.intrinsics.reshape(3, 3).double().numpy()
     image = (vertices @ matrix[:3, :3].T + matrix[:3, 3]) @ intrinsics.T
     return (image[:, :2] / np.maximum(image[:, 2:], 1e-8) * [1.0, -1.0]).astype(np.float32)
-
-
-def _turned(frame: np.ndarray, shape: _Shape, component: np.ndarray, count: int) -> np.ndarray:
-    """Frames [C, 2, 3] turned in their plane so that each chart's longer principal axis lies along the first."""
-    centre = np.einsum("mc,mjc->mj", shape.triangles.mean(1), frame[component])
-    weight = np.maximum(np.bincount(component, shape.areas, count), 1e-30)
-    mean = np.stack([np.bincount(component, shape.areas * centre[:, k], count) / weight for k in range(2)], axis=1)
-    x, y = (centre - mean[component]).T
-    xx, yy, xy = (np.bincount(component, shape.areas * v, count) for v in (x * x, y * y, x * y))
-    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
-    c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    return np.stack([c * frame[:, 0] + s * frame[:, 1], -s * frame[:, 0] + c * frame[:, 1]], 1).astype(np.float32)
 
 
 def _scale(
@@ -241,6 +230,68 @@ def _scale(
     return (corners * stretch[group][:, None, None]).astype(np.float32)
 
 
+def _divide(
+    shape: _Shape, component: np.ndarray, corners: np.ndarray, size: int, *, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut in two what packs badly: charts too long for the atlas, and large ones that fill little of their box.
+
+    Charts of ``keep`` (faces [m] bool) hold the photo: they are cut only for length, and not turned in their plane.
+    Returns components [m] and corners [m, 3, 2], turned so that a chart's longer principal axis is horizontal.
+    """
+    for _ in range(_CUTS):
+        corners = _turned(component, corners, keep)
+        low, high = _bounds(component, corners)
+        extent = high - low
+        area = np.bincount(component, np.abs(packing._cross(corners)) / 2)
+        box = extent[:, 0] * extent[:, 1]
+        kept = np.zeros(len(area), bool)
+        kept[component] = keep
+        loose = (box > 0.02 * size * size) & (area < 0.45 * box) & ~kept
+        cut = (extent.max(1) > _LONGEST * size) | loose
+        axis = extent.argmax(1)
+        along = np.take_along_axis(corners, axis[component][:, None, None], axis=2)[..., 0]
+        longest = np.zeros(len(axis), np.float32)  # a chart of faces as long as itself cannot be cut across
+        np.maximum.at(longest, component, along.max(1) - along.min(1))
+        cut &= longest < 0.3 * extent.max(1)
+        if not cut.any():
+            break
+        middle = (low + high)[np.arange(len(axis)), axis] / 2
+        side = (cut[component] & (along.mean(1) > middle[component])).astype(np.int32)
+        halves, count = _components(2 * component + side, shape.neighbours)
+        share = (
+            np.bincount(halves, shape.areas, count)
+            / np.maximum(np.bincount(component, shape.areas), 1e-30)[_first(halves, component, count)]
+        )
+        crumb = cut[component] & (share[halves] < 0.02)  # faces the cut left on the wrong side
+        side[crumb] ^= 1
+        component = _components(2 * component + side, shape.neighbours)[0]
+    return component, _turned(component, corners, keep)
+
+
+def _first(part: np.ndarray, whole: np.ndarray, count: int) -> np.ndarray:
+    """The value of ``whole`` [m] in each part [count]."""
+    out = np.zeros(count, whole.dtype)
+    out[part] = whole
+    return out
+
+
+def _turned(component: np.ndarray, corners: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Corners [m, 3, 2] turned in their plane so that each chart's longer principal axis lies along the first."""
+    count = int(component.max()) + 1
+    area = np.abs(packing._cross(corners)).astype(np.float64)
+    centre = corners.mean(1)
+    weight = np.maximum(np.bincount(component, area, count), 1e-30)
+    mean = np.stack([np.bincount(component, area * centre[:, k], count) / weight for k in range(2)], axis=1)
+    x, y = (centre - mean[component]).T
+    xx, yy, xy = (np.bincount(component, area * v, count) for v in (x * x, y * y, x * y))
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
+    angle[component[keep]] = 0
+    c, s = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    c, s = c[component][:, None], s[component][:, None]
+    x, y = corners[..., 0], corners[..., 1]
+    return np.stack([c * x + s * y, c * y - s * x], axis=2)
+
+
 def _without_overlaps(shape: _Shape, component: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Chart [m] of each face: components, divided where their projection covers a texel twice."""
     low, high = _bounds(component, corners)
@@ -251,20 +302,19 @@ def _without_overlaps(shape: _Shape, component: np.ndarray, corners: np.ndarray)
 
 
 def _bounds(chart: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds [C, 2] of each chart's corners."""
-    order = np.argsort(chart, kind="stable")
-    start = np.searchsorted(chart[order], np.arange(int(chart.max()) + 1))
-    low = np.minimum.reduceat(corners.min(1)[order], start)
-    return low, np.maximum.reduceat(corners.max(1)[order], start)
+    """Lower and upper bounds [C, 2] float32 of each chart's corners."""
+    low = np.full((int(chart.max()) + 1, 2), np.inf, np.float32)
+    high = -low
+    _extend(chart, corners, low, high)
+    return low, high
 
 
-def _split_vertices(
-    faces: np.ndarray, chart: np.ndarray, vertex_count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One vertex per (vertex, chart) → vertex_map [n'], faces [m, 3], and a corner of each new vertex [n']."""
-    key = faces.astype(np.int64) * (int(chart.max()) + 1) + chart[:, None]
+def _split_vertices(faces: np.ndarray, chart: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One vertex per (vertex, chart) → vertex_map [n'], faces [m, 3], a corner (0..3m-1) of each new vertex [n']."""
+    charts = int(chart.max()) + 1
+    key = faces.astype(np.int64) * charts + chart[:, None]
     unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return unique // (int(chart.max()) + 1), inverse.reshape(-1, 3), first
+    return unique // charts, inverse.reshape(-1, 3), first
 
 
 def _atlas(
@@ -387,6 +437,7 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
     row length of its drawing in ``scratch``, where a texel holds the number of the face that took it, plus one.
     """
     m, count = component.shape[0], 0
+    covered = np.empty(scratch.shape[0], np.int32)
     out, queue, asked = np.full(m, -1, np.int32), np.zeros(m, np.int32), np.full(m, -1, np.int32)
     for seed in range(m):
         if out[seed] >= 0:
@@ -401,30 +452,29 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
             x2, y2 = corners[f, 2, 0], corners[f, 2, 1]
             left, right = int(min(x0, x1, x2)), int(max(x0, x1, x2))
             bottom, top = int(min(y0, y1, y2)), int(max(y0, y1, y2))
-            free = True
-            for draw in range(2):  # ask first, then take
-                for j in range(bottom, top + 1):
-                    cy = np.float32(j) + np.float32(0.5)
-                    for i in range(left, right + 1):
-                        cx = np.float32(i) + np.float32(0.5)
-                        if (
-                            (x1 - x0) * (cy - y0) - (y1 - y0) * (cx - x0) > 0
-                            and (x2 - x1) * (cy - y1) - (y2 - y1) * (cx - x1) > 0
-                            and (x0 - x2) * (cy - y2) - (y0 - y2) * (cx - x2) > 0
-                        ):
-                            texel = j * row + i
-                            if draw == 1:
-                                scratch[texel] = f + 1
-                            elif scratch[texel] > 0 and out[scratch[texel] - 1] == count:
-                                free = False
-                                break
-                    if not free:
-                        break
+            free, taken = True, 0
+            for j in range(bottom, top + 1):
+                cy = np.float32(j) + np.float32(0.5)
+                for i in range(left, right + 1):
+                    cx = np.float32(i) + np.float32(0.5)
+                    if (
+                        (x1 - x0) * (cy - y0) - (y1 - y0) * (cx - x0) > 0
+                        and (x2 - x1) * (cy - y1) - (y2 - y1) * (cx - x1) > 0
+                        and (x0 - x2) * (cy - y2) - (y0 - y2) * (cx - x2) > 0
+                    ):
+                        texel = j * row + i
+                        if scratch[texel] > 0 and out[scratch[texel] - 1] == count:
+                            free = False
+                            break
+                        covered[taken] = texel
+                        taken += 1
                 if not free:
                     break
             if not free:
                 continue
             out[f] = count
+            for k in range(taken):
+                scratch[covered[k]] = f + 1
             for i in range(3):
                 g = neighbours[f, i]
                 if g >= 0 and out[g] < 0 and asked[g] != count and component[g] == component[f]:
@@ -432,3 +482,13 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
                     last += 1
         count += 1
     return out
+
+
+@kernel()
+def _extend(chart, corners, low, high):  # type: ignore[no-untyped-def]
+    """Widen the bounds [C, 2] of each chart to hold its faces' corners; in place."""
+    for f in range(chart.shape[0]):
+        for i in range(3):
+            for k in range(2):
+                low[chart[f], k] = min(low[chart[f], k], corners[f, i, k])
+                high[chart[f], k] = max(high[chart[f], k], corners[f, i, k])

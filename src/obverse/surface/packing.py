@@ -18,6 +18,7 @@ from ..parallel import kernel
 
 GUTTER = 1.0  # texels kept free around each chart, so that two charts are at least two texels apart
 _TRIALS = 7  # packings tried in search of the largest scale
+_FEW = 128  # charts up to which a second order is tried
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarr
     """Find the largest common scale at which all charts fit a square of ``size`` texels, and their places.
 
     Args:
-        corners: faces' corners [M, 3, 2] in each chart's own plane, in texels of the wanted density.
+        corners: faces' corners [M, 3, 2] in each chart's own plane, counter-clockwise, in texels of the wanted density.
         chart: chart of each face [M], in 0..C-1.
         low, high: bounds [C, 2] of each chart in that plane.
         size: side of the atlas in texels.
@@ -44,65 +45,79 @@ def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarr
     """
     corners = np.ascontiguousarray(corners, np.float32)
     chart = np.ascontiguousarray(chart, np.int32)
-    cell = float(max(2, size // 256))
-    grid = int(size // cell)
-    area = float(np.abs(_cross(corners)).sum()) / 2
-    scale = float(np.sqrt(0.70 * size * size / max(area, 1e-12)))
+    charts = _Charts(corners, chart, low, high, np.bincount(chart, np.abs(_cross(corners)) / 2, len(low)))
+    cell = max(2, size // 256)
+    scale = float(np.sqrt(0.72 * size * size / max(float(charts.area.sum()), 1e-12)))
     best: Packing | None = None
-    fits, fails = 0.0, np.inf
-    for _ in range(_TRIALS + 16):
-        trial, used = _try(corners, chart, low, high, scale, cell, grid)
-        if trial is not None and used <= grid:
-            best, fits = trial, scale
+    fails = np.inf
+    for trial in range(_TRIALS + 16):
+        found, share = _try(charts, scale, cell, size // cell)
+        if found is not None:
+            best = found
         else:
             fails = scale
-        if best is not None and (fails / fits < 1.008):
-            break
-        guess = scale * min(1.06, max(0.5, float(np.sqrt((grid - 0.5) / used)) * (1.0 if used > grid else 1.005)))
-        if fails < np.inf and fits > 0:  # between a scale that fits and one that does not
-            guess = float(np.clip(guess, fits + 0.3 * (fails - fits), fits + 0.7 * (fails - fits)))
-        scale = guess
-        if best is not None and _ >= _TRIALS - 1:
-            break
-    if best is None:
-        raise InputError(
-            f"{len(low)} charts do not fit a {size}×{size} texture with a gutter around each; "
-            "ask for a larger texture or simplify the mesh"
-        )
-    return best
+        if best is not None and (fails < 1.01 * best.scale or trial >= _TRIALS - 1):
+            return best
+        step = float(np.clip(1 / np.sqrt(share), 0.6, 1.05)) * (1.005 if found is not None else 0.995)
+        scale = scale * step
+        if best is not None and fails < np.inf:  # between a scale that fits and one that does not
+            scale = float(np.clip(scale, best.scale + 0.3 * (fails - best.scale), fails - 0.3 * (fails - best.scale)))
+    raise InputError(
+        f"{len(low)} charts do not fit a {size}×{size} texture with a gutter around each; "
+        "ask for a larger texture or simplify the mesh"
+    )
 
 
-def _try(
-    corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float, cell: float, grid: int
-) -> tuple[Packing | None, int]:
-    """Pack at one scale → the packing, or None where it fails, and the number of grid rows it needs."""
-    extent = (high - low) * scale + 2 * GUTTER
+@dataclass(frozen=True)
+class _Charts:
+    """What is packed: the arguments of ``pack`` and the charts' areas."""
+
+    corners: np.ndarray  # [M, 3, 2] float32
+    chart: np.ndarray  # [M] int32
+    low: np.ndarray  # [C, 2]
+    high: np.ndarray  # [C, 2]
+    area: np.ndarray  # [C]
+
+
+def _try(charts: _Charts, scale: float, cell: int, grid: int) -> tuple[Packing | None, float]:
+    """Pack at one scale → the packing, None where it fails, and the share of the grid's rows that it needs."""
+    extent = (charts.high - charts.low) * scale + 2 * GUTTER
     cells = np.maximum(np.ceil(extent / cell - 1e-6), 1).astype(np.int32)
-    over = int(cells.max(initial=1))
-    if over > grid:
-        return None, int(over * over // grid) + 1
+    over = float(cells.max()) / grid
+    if over > 1:
+        return None, over * over
     start = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(cells[:, 0].astype(np.int64) * cells[:, 1], out=start[1:])
     masks = np.zeros(int(start[-1]), np.uint8)
-    _draw(corners, chart, low.astype(np.float32), np.float32(scale), np.float32(cell), cells, start, masks)
-    if int(masks.sum()) > grid * grid:
-        return None, int(masks.sum()) // grid + 1
-    order = np.argsort(-(cells.max(1) * 4096 + cells.min(1)), kind="stable").astype(np.int32)
-    place, used = _place(masks, start, cells, order, np.int32(grid))
-    if used < 0:
-        return None, 2 * grid
-    packing = Packing(scale, place[:, 2], place[:, :2].astype(np.float64) * cell, cells.astype(np.float64) * cell)
-    return packing, int(used)
+    low = charts.low.astype(np.float32)
+    _draw(charts.corners, charts.chart, low, np.float32(scale), np.float32(cell), cells, start, masks)
+    full = float(np.count_nonzero(masks)) / (grid * grid)
+    if full > 1:
+        return None, full
+    orders = [-charts.area, -(cells[:, 0] + cells[:, 1])]  # the second helps now and then where charts are few
+    least = 2.0
+    for key in orders if len(cells) <= _FEW else orders[:1]:
+        order = np.argsort(key, kind="stable").astype(np.int32)
+        position, used = _place(masks, start, cells, order, np.int32(grid))
+        if used < 0:
+            continue
+        least = min(least, used / grid)
+        if used <= grid:
+            turn, offset = position[:, 2].copy(), position[:, :2].astype(np.float64) * cell
+            return Packing(scale, turn, offset, cells.astype(np.float64) * cell), least
+    return None, least
 
 
-def place(packing: Packing, corners: np.ndarray, chart: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Corners [M, 3, 2] in chart planes → texel positions [M, 3, 2] in the atlas, y up."""
-    p = (corners - low[chart][:, None, :]) * packing.scale + GUTTER
-    turn = packing.rotation[chart][:, None]
-    w, h = packing.extent[chart, 0][:, None], packing.extent[chart, 1][:, None]
-    x, y = p[..., 0], p[..., 1]
-    turned = np.stack([np.choose(turn, [x, h - y, w - x, y]), np.choose(turn, [y, x, h - y, w - x])], axis=-1)
-    return turned + packing.offset[chart][:, None, :]
+def place(packing: Packing, points: np.ndarray, chart: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Points [N, 2] in the planes of their charts [N] → texel positions [N, 2] in the atlas, y up."""
+    cosine, sine = np.array([1, 0, -1, 0])[packing.rotation], np.array([0, 1, 0, -1])[packing.rotation]
+    width, height = packing.extent.T  # a turn about the origin leaves the grid; this brings the chart back
+    back_x = np.choose(packing.rotation, [0 * width, height, width, 0 * width])
+    back_y = np.choose(packing.rotation, [0 * width, 0 * width, height, width])
+    shift = np.stack([back_x, back_y], axis=1) + packing.offset
+    x, y = ((points - low[chart]) * packing.scale + GUTTER).T
+    c, s = cosine[chart], sine[chart]
+    return np.stack([c * x - s * y, s * x + c * y], axis=1) + shift[chart]
 
 
 def _cross(corners: np.ndarray) -> np.ndarray:
@@ -210,7 +225,7 @@ def _place(masks, start, cells, order, grid):  # type: ignore[no-untyped-def]
     rows = 2 * grid
     words = (grid + 63) // 64
     taken = np.zeros((rows, words), np.uint64)
-    filled = np.zeros(rows, np.int32)
+    filled, widest = np.zeros(rows, np.int32), np.full(rows, grid, np.int32)  # cells taken, longest free run
     bad, scratch = np.zeros(words, np.uint64), np.zeros(words, np.uint64)
     out = np.zeros((order.shape[0], 3), np.int32)
     runs = np.zeros((grid * grid // 2 + grid, 3), np.int32)
@@ -221,12 +236,17 @@ def _place(masks, start, cells, order, grid):  # type: ignore[no-untyped-def]
         best_top, best_x, best_y, best_turn = rows + 1, -1, -1, -1
         for turn in range(4):
             w, h = (width, height) if turn % 2 == 0 else (height, width)
-            if w > grid or (turn > 1 and w * h <= 4):
+            if w > grid or (turn > 1 and w * h <= 16):
                 continue
             count = _runs(masks, start[c], width, height, turn, runs)
             y = 0
             while y + h < best_top:
-                if filled[y] >= grid:
+                room = True
+                for r in range(count):
+                    if widest[y + runs[r, 0]] < runs[r, 2]:
+                        room = False
+                        break
+                if not room:
                     y += 1
                     continue
                 for k in range(words):  # positions where the chart would leave the grid on the right
@@ -266,6 +286,12 @@ def _place(masks, start, cells, order, grid):  # type: ignore[no-untyped-def]
             filled[row] += runs[r, 2]
             for x in range(best_x + runs[r, 1], best_x + runs[r, 1] + runs[r, 2]):
                 taken[row, x >> 6] |= one << np.uint64(x & 63)
+        for row in range(best_y, best_top):
+            free, longest = 0, 0
+            for x in range(grid):
+                free = free + 1 if (taken[row, x >> 6] >> np.uint64(x & 63)) & one == np.uint64(0) else 0
+                longest = max(longest, free)
+            widest[row] = longest
         used = max(used, best_top)
         out[c, 0], out[c, 1], out[c, 2] = best_x, best_y, best_turn
     return out, used
