@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ..errors import InputError
-from .images import encode_texture
+from .images import encode_texture, linear_to_srgb, srgb_to_linear
 
 ROUGHNESS = 0.9  # where nothing was predicted: glTF's own default of a rough metal is never meant
 METALLIC = 0.0
@@ -34,6 +34,11 @@ class MeshArrays:
     metallic: float = METALLIC
     base_color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # linear factor, multiplies the image
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_colored(self) -> bool:
+        """Whether anything but the plain white default is known about the colour."""
+        return self.image is not None or self.colors is not None or self.base_color != (1.0, 1.0, 1.0, 1.0)
 
     @functools.cached_property
     def texture(self) -> tuple[bytes, str]:
@@ -66,7 +71,7 @@ def from_trimesh(mesh: trimesh.Trimesh, *, height_m: float | None = None) -> Mes
         raise InputError("the mesh has vertices that are not finite; remove them before writing")
     # trimesh keeps normals that were given in its cache and offers no other way to tell them from computed ones.
     given = mesh.vertex_normals if "vertex_normals" in mesh._cache.cache else None
-    normals = smooth_normals(points, faces) if given is None or len(given) != len(points) else _unit(given)
+    normals = smooth_normals(points, faces) if given is None or len(given) != len(points) else unit_normals(given)
     return MeshArrays(points, faces, normals, **_appearance(mesh, len(points)))
 
 
@@ -145,11 +150,69 @@ def to_trimesh(arrays: MeshArrays) -> trimesh.Trimesh:
         faces=arrays.faces,
         vertex_normals=arrays.normals.astype(np.float64),
         visual=visual,
-        vertex_colors=arrays.colors if visual is None else None,
+        vertex_colors=vertex_colors(arrays) if visual is None and arrays.is_colored else None,
         process=False,
     )
     mesh.metadata["provenance"] = arrays.provenance
     return mesh
+
+
+def join(parts: list[MeshArrays], provenance: dict[str, Any] | None = None) -> MeshArrays:
+    """One mesh out of several, as a foreign file may hold them.
+
+    Parts of one texture share it. Parts without any get vertex colours if they differ in colour. Several textures are
+    packed into one image by trimesh.
+    """
+    provenance = provenance or {}
+    if len(parts) == 1:
+        return replace(parts[0], provenance=provenance)
+    first = parts[0]
+    images = {id(part.image) for part in parts}
+    offsets = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
+    same: dict[str, Any] = {
+        "vertices": np.concatenate([part.vertices for part in parts]),
+        "faces": np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=True)]),
+        "normals": np.concatenate([part.normals for part in parts]),
+        "roughness": first.roughness,
+        "metallic": first.metallic,
+        "provenance": provenance,
+    }
+    if len(images) > 1:
+        packed: Any = trimesh.util.concatenate([to_trimesh(_textured(part)) for part in parts])
+        found = from_trimesh(packed)
+        return replace(found, normals=smooth_normals(found.vertices, found.faces), provenance=provenance)
+    if first.image is not None and len({part.base_color for part in parts}) == 1:
+        uv = np.concatenate([part.uv for part in parts if part.uv is not None])
+        return MeshArrays(**same, uv=uv, image=first.image, base_color=first.base_color)
+    if all(part.colors is None for part in parts) and len({part.base_color for part in parts}) == 1:
+        return MeshArrays(**same, base_color=first.base_color)
+    return MeshArrays(**same, colors=np.concatenate([vertex_colors(part) for part in parts]))
+
+
+def vertex_colors(arrays: MeshArrays) -> np.ndarray:
+    """A colour for every vertex [V, 4] uint8, sRGB-encoded: its own, or its texture's, times the base colour."""
+    if arrays.colors is not None:
+        rgba = arrays.colors / 255
+    elif arrays.image is not None and arrays.uv is not None:
+        pixels = np.asarray(arrays.image.convert("RGBA"))
+        height, width = pixels.shape[:2]
+        inside = np.where((arrays.uv < 0) | (arrays.uv > 1), arrays.uv - np.floor(arrays.uv), arrays.uv)
+        column = np.minimum(inside[:, 0] * width, width - 1).astype(np.int64)
+        row = np.minimum((1 - inside[:, 1]) * height, height - 1).astype(np.int64)
+        rgba = pixels[row, column] / 255
+    else:
+        rgba = np.ones((len(arrays.vertices), 4))
+    linear = np.concatenate([srgb_to_linear(rgba[:, :3]), rgba[:, 3:]], axis=1) * np.array(arrays.base_color)
+    return np.round(np.concatenate([linear_to_srgb(linear[:, :3]), linear[:, 3:]], axis=1) * 255).astype(np.uint8)
+
+
+def _textured(part: MeshArrays) -> MeshArrays:
+    """The part with a texture: its own, or a single colour."""
+    if part.image is not None:
+        return part
+    color = tuple(int(v) for v in np.median(vertex_colors(part), axis=0))
+    uv = np.full((len(part.vertices), 2), 0.5, dtype=np.float32)
+    return replace(part, uv=uv, image=Image.new("RGBA", (4, 4), color).convert("RGB"), base_color=(1.0, 1.0, 1.0, 1.0))
 
 
 def weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,10 +244,10 @@ def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     index = number[faces].ravel()
     total = np.stack([np.bincount(index, np.repeat(cross[:, axis], 3), len(first)) for axis in range(3)], axis=1)
-    return _unit(total)[number]
+    return unit_normals(total)[number]
 
 
-def _unit(normals: np.ndarray) -> np.ndarray:
+def unit_normals(normals: np.ndarray) -> np.ndarray:
     """Normals scaled to length 1 in float32; those without a direction become +Y."""
     normals = np.asarray(normals, dtype=np.float64)
     length = np.linalg.norm(normals, axis=1, keepdims=True)

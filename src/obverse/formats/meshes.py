@@ -10,12 +10,19 @@ from typing import Any
 
 import trimesh
 
-from ..errors import UsageError
-from .files import Data, atomic_write_all, provenance_text
+from ..errors import InputError, UsageError
+from .files import Data, atomic_write_all, provenance_text, read_bytes, reading
 from .gltf import glb_bytes
-from .mesh_arrays import from_trimesh
+from .gltf_reader import parse_glb
+from .mesh_arrays import from_trimesh, to_trimesh
+from .mesh_ply import mesh_ply_bytes, parse_mesh_ply
+from .printing import parse_stl, print_scale, stl_bytes
+from .threemf import parse_3mf, threemf_bytes
+from .usdz import parse_usdz, usdz_bytes
+from .wavefront import obj_files, parse_obj
 
-MESH_FORMATS = ("glb",)  # .ply too, by write_mesh; not listed because a .ply of an asset is its splat
+MESH_FORMATS = ("glb", "obj", "stl", "3mf", "usdz")  # what an asset's mesh can be; its .ply is the splat
+_WRITTEN = (*MESH_FORMATS, "ply")
 
 
 def write_mesh(
@@ -35,7 +42,8 @@ def write_mesh(
         path: where; the folder is made if needed.
         provenance: kept inside the file where the format has a place for it.
         height_m: real extent along Y in metres; without it one unit is the object's longest side.
-        print_height_mm: extent along Y in millimetres for .stl and .3mf, unless ``height_m`` is given.
+        print_height_mm: extent along Y in millimetres for .stl and .3mf, unless ``height_m`` is given; both stand
+            upright on +Z, as slicers expect.
 
     Raises:
         UsageError: the extension is not one of ours.
@@ -86,8 +94,47 @@ def _encode(
     print_height_mm: float,
 ) -> dict[Path, list[Data]]:
     """The files of a mesh: path → pieces, the named one first."""
-    if extension[1:] not in MESH_FORMATS:
-        raise UsageError(f"meshes cannot be written as {extension!r}; use one of .{', .'.join(MESH_FORMATS)}")
+    if extension[1:] not in _WRITTEN:
+        raise UsageError(f"meshes cannot be written as {extension!r}; use one of .{', .'.join(_WRITTEN)}")
     arrays = from_trimesh(mesh, height_m=height_m)
     text = provenance_text(provenance)
-    return {path: glb_bytes(arrays, provenance=text, metres=height_m is not None)}
+    metres = height_m is not None
+    if extension == ".glb":
+        return {path: glb_bytes(arrays, provenance=text, metres=metres)}
+    if extension == ".obj":
+        return obj_files(arrays, path, provenance=text)
+    if extension == ".usdz":
+        return {path: [usdz_bytes(arrays, provenance=text)]}
+    if extension == ".ply":
+        return {path: mesh_ply_bytes(arrays, provenance=text)}
+    scale = print_scale(arrays, metres=metres, print_height_mm=print_height_mm)
+    if extension == ".stl":
+        return {path: stl_bytes(arrays, scale)}
+    return {path: [threemf_bytes(arrays, scale, provenance=text)]}
+
+
+def read_mesh(path: str | Path) -> trimesh.Trimesh:
+    """Read .glb, .obj, .stl, .3mf, .usdz or mesh .ply of any writer → the mesh in the world frame.
+
+    Units are the file's: metres for a GLB, USDZ, STL or 3MF (millimetres are converted), anything for OBJ and PLY; a
+    print file of our own gives back the units it was made from. Nothing is merged beyond what the format cannot keep
+    apart. Provenance, where the file has any, is ``mesh.metadata["provenance"]``.
+
+    Raises:
+        InputError: the file is missing, damaged, or not a mesh.
+        MissingPackageError: a .usdz of another writer, without the extra ``usd``.
+    """
+    path = Path(path)
+    extension = path.suffix.lower()
+    if extension[1:] not in _WRITTEN:
+        raise InputError(f"{path} is not a mesh by its name; expected one of .{', .'.join(_WRITTEN)}")
+    with reading(path, extension[1:].upper()):
+        if extension == ".obj":
+            return to_trimesh(parse_obj(path))
+        data = read_bytes(path)
+        if extension == ".usdz":
+            return to_trimesh(parse_usdz(data, path))
+        return to_trimesh(_PARSERS[extension](data))
+
+
+_PARSERS = {".glb": parse_glb, ".ply": parse_mesh_ply, ".stl": parse_stl, ".3mf": parse_3mf}
