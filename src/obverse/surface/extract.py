@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from obverse.errors import InputError, UsageError
-from obverse.parallel import kernel
-from obverse.render.fields import Field, insideness
-from obverse.surface.nets import surface_nets
+from ..errors import InputError, UsageError
+from ..parallel import kernel
+from ..render.fields import Field, insideness
+from .nets import surface_nets
 
 __all__ = ["extract", "surface_nets"]
 

@@ -32,8 +32,8 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from obverse.errors import InputError
-from obverse.parallel import kernel
+from ..errors import InputError
+from ..parallel import kernel
 
 FLOAT = np.float32
 MARGIN = FLOAT(1 / 64)  # crossings stay this far, in cells, from the samples

@@ -16,8 +16,10 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from obverse.errors import InputError, UsageError
-from obverse.surface.topology import Edges, components, corner_fans, face_normals, round32, unique_rows, weld
+from ..errors import InputError, UsageError
+from .fixes import Patchwork, fix_exactly
+from .remesh import colors_at, remesh
+from .topology import Edges, components, corner_fans, face_normals, round32, unique_rows, weld
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,65 @@ def check_faces(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Wate
         faces=len(faces),
         euler=len(used) - len(edges.count) + len(faces),
     )
+
+
+def make_watertight(mesh: trimesh.Trimesh, *, resolution: int = 192) -> trimesh.Trimesh:
+    """A mesh that ``check_watertight`` accepts, from any triangles.
+
+    A sound mesh is returned as it is, rounded to float32. Else the exact repairs are tried, which keep all sound parts
+    and the texture or vertex colours: vertices closer than a millionth of the size are joined, useless faces dropped,
+    T-junctions split, faces turned to agree about outside, touching fans drawn apart, small holes filled. If that is
+    no proof, the solid is sampled on a grid and meshed anew (see ``remesh``); then colours become vertex colours,
+    taken from the nearest point of the given surface, and single sheets become thin solids.
+
+    Parts may still intersect each other after exact repairs, as they do in many sound files.
+
+    Args:
+        mesh: any triangle mesh; faces with positions that are not finite are ignored.
+        resolution: cells along the longest side if the mesh must be meshed anew, 16 to 1024.
+
+    Returns:
+        A new mesh. ``metadata["repair"]`` is ``"none"``, ``"exact"`` or ``"remeshed"``.
+
+    Raises:
+        UsageError: the resolution is out of range.
+        InputError: no face has an area.
+    """
+    if not 16 <= resolution <= 1024:
+        raise UsageError(f"resolution is {resolution}, but it must be 16 to 1024 cells; 192 suits most objects")
+    work = Patchwork.of(mesh)
+    with np.errstate(invalid="ignore"):
+        solid = np.flatnonzero(np.square(face_normals(work.points, work.faces)).sum(axis=1) > 0)
+    solid = solid[np.isfinite(work.points[work.faces[solid]]).all(axis=(1, 2))]
+    if not len(solid):
+        raise InputError(
+            f"none of the {len(work.faces)} faces has an area and finite corners, but a solid needs some; "
+            "check the file"
+        )
+    if check_faces(work.points, work.faces).ok:
+        return _named(work.mesh(mesh), "none")
+    fixed = fix_exactly(work)
+    if fixed is not None and check_faces(fixed.points, fixed.faces).ok:
+        return _named(fixed.mesh(mesh), "exact")
+
+    vertices, faces, nearest = remesh(work.points[work.faces[solid]], resolution=resolution)
+    made = closed_mesh(vertices, faces)
+    colors = colors_at(mesh, solid[nearest], vertices)
+    if colors is not None:
+        made.visual = trimesh.visual.ColorVisuals(made, vertex_colors=colors)
+    found = check_watertight(made)
+    if not found.ok:
+        raise InputError(
+            f"after remeshing at {resolution} cells the mesh still has {', '.join(found.faults())}: its coordinates, "
+            f"up to {np.abs(work.points[work.faces[solid]]).max():.3g}, are too large for float32; centre and scale it"
+        )
+    return _named(made, "remeshed")
+
+
+def _named(mesh: trimesh.Trimesh, repair: str) -> trimesh.Trimesh:
+    """Note in the metadata what was done."""
+    mesh.metadata["repair"] = repair
+    return mesh
 
 
 def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:

@@ -100,12 +100,15 @@ def following(half: NDArray[np.int64]) -> NDArray[np.int64]:
     return half + np.where(half % 3 == 2, -2, 1)
 
 
-def corner_fans(faces: NDArray[np.int64], edges: Edges) -> NDArray[np.int64]:
+def corner_fans(faces: NDArray[np.int64], edges: Edges, more: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Number the fans of faces [m, 3] → fan of every corner [3 m].
 
-    Two corners at one vertex are in one fan if faces lead from one to the other over edges of exactly two faces.
+    Two corners at one vertex are in one fan if faces lead from one to the other over edges of exactly two faces, or
+    over the pairs of half-edges in ``more`` [k, 2].
     """
     a, b = edges.pairs()
+    if more is not None:
+        a, b = np.append(a, more[:, 0]), np.append(b, more[:, 1])
     opposite = edges.start[a] != edges.start[b]
     at_start = np.where(opposite, following(b), b)  # the corner of b's face at the vertex where a starts
     at_end = np.where(opposite, b, following(b))
