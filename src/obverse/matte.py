@@ -20,6 +20,15 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 WORK_SIDE = 384  # longest side at which objects are found
+# From cautious to bold: where the background's light may change (on flat parts, or at blurred edges too), how dark a
+# shadow may be, and whether what is left of soft shadow tails is taken in.
+TRIALS = (
+    ("flat", 0.85, False),
+    ("flat", 0.4, False),
+    ("blurred", 0.7, False),
+    ("blurred", 0.4, False),
+    ("blurred", 0.4, True),
+)
 BORDER = 0.03  # width of the border ring that is taken for background, of the shorter side
 
 
@@ -45,6 +54,7 @@ class Studio:
     noise: float  # its grain: standard deviation of colour differences
     explained: float  # share of the border ring that the model explains, 0–1
     steepest: float  # 95th percentile of the background's colour change per pixel, on the border ring
+    score: float  # how well the outline lies on edges, 0–1
 
     @property
     def fits(self) -> bool:
@@ -64,36 +74,71 @@ def border_matte(rgb: FloatArray, *, studio: Studio | None = None) -> Matte:
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), "border", 0.0)
     alpha = refine(rgb, mask, field=studio.field, noise=studio.noise)
-    confidence = edge_support(studio.rgb, mask) * min(1.0, studio.explained / 0.9)
+    confidence = edge_support(studio.rgb, mask) * min(1.0, studio.explained / 0.75) * min(1.0, studio.score / 0.8)
     return Matte(alpha, "border", confidence)
 
 
 def fit_studio(rgb: FloatArray) -> Studio:
-    """Model the background of [H, W, 3] from its border → Studio."""
+    """Model the background of [H, W, 3] from its border, and find where it is seen → Studio.
+
+    How far a shadow may go cannot be told in advance: a grey object in its own grey shadow has no edge there. So the
+    background is grown by several rules, from cautious to bold, and the outline that lies best on edges is kept.
+    """
     import cv2
 
     small = shrink(rgb, WORK_SIDE)
     basis = _polynomials(*small.shape[:2])
     ring = ring_mask(*small.shape[:2])
     field, inlier = _robust_surface(small, basis[..., :6], ring)
-    slope = _slope(small)
+    explained = float((_distance(small, field)[ring] < 0.08).mean())
+    slope, coarse = _slope(small, 0.8), _slope(small, 2.5)
     steepest = float(np.percentile(slope[inlier], 95)) if inlier.any() else 1.0
     edge = float(np.clip(2.5 * steepest, 0.009, 0.03))
-    explained = float((_distance(small, field)[ring] < 0.08).mean())
     grain = _spread(_distance(small, np.asarray(cv2.GaussianBlur(small, (0, 0), 2.0), np.float32))[inlier])
-    background = ring & inlier
+    flat = slope < edge
+    blurred = (slope < 1.5 * coarse) & (slope < 0.05)  # the edge of a penumbra, not of an object in focus
+    calm = slope < max(edge, 2.5 * steepest)
     for terms in (6, 10, 15):
-        background = _grow(small, field, ring & inlier, slope, edge, grain)
-        sure = _eroded(background)
+        sure = _eroded(_grow(small, field, ring & inlier, flat, calm, grain=grain, darkest=0.85))
         if sure.sum() < 4 * terms:
             break
-        field = _surface(small, basis[..., :terms], sure)
-    field = _with_local_shading(small, field, background)
-    background |= _contact_shadow(small, field, background, slope, edge)
-    noise = _spread(_distance(small, field)[_eroded(background)])
-    background |= _holes(small, field, background, float(np.clip(4 * noise, 0.02, 0.05)))
-    background = _up_to_edge(small, background)
-    return Studio(small, field, background, noise, explained, steepest)
+        field = _trimmed_surface(small, basis[..., :terms], sure)
+    best, best_score = ring & inlier, -1.0
+    field = _with_local_shading(small, field, sure)
+    noise = _spread(_distance(small, field)[sure])
+    tolerance = float(np.clip(4 * noise, 0.02, 0.05))
+    trials = []
+    for smooth, darkest, tails in TRIALS:
+        passing = flat if smooth == "flat" else flat | blurred
+        background = _grow(small, field, ring & inlier, passing, calm, grain=grain, darkest=darkest)
+        if tails:
+            background |= _contact_shadow(small, field, background, slope, edge)
+        background |= _holes(small, field, background, tolerance)
+        trials.append(_up_to_edge(small, background))
+    largest = max(int((~background).sum()) for background in trials)
+    sharp = (slope > edge) & ~blurred
+    for background in trials:
+        score = _solidity(~background) * _on_edges(~background, sharp) * float((~background).sum()) / max(largest, 1)
+        if score > best_score:
+            best, best_score = background, score
+    return Studio(small, field, best, noise, explained, steepest, best_score)
+
+
+def _solidity(mask: BoolArray) -> float:
+    """Share of a mask that is more than a few pixels thick: near 0 for the hollow outline left by a leak."""
+    import cv2
+
+    thick = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    return float(thick.sum() / max(int(mask.sum()), 1))
+
+
+def _on_edges(mask: BoolArray, edges: BoolArray) -> float:
+    """Share of a mask's outline with an edge within two pixels."""
+    import cv2
+
+    outline = mask & ~_eroded(mask)
+    near = cv2.dilate(edges.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    return float(near[outline].mean()) if outline.any() else 0.0
 
 
 def _spread(residual: FloatArray) -> float:
@@ -131,6 +176,16 @@ def _surface(rgb: FloatArray, basis: FloatArray, where: BoolArray) -> FloatArray
     return np.clip(field, 0, 1)
 
 
+def _trimmed_surface(rgb: FloatArray, basis: FloatArray, where: BoolArray) -> FloatArray:
+    """Fit, drop what lies far off (shadows), fit again → [h, w, 3]."""
+    field = _surface(rgb, basis, where)
+    for _ in range(2):
+        residual = _distance(rgb, field)
+        near = where & (residual < max(0.02, 2.5 * _spread(residual[where])))
+        field = _surface(rgb, basis, near if near.sum() >= 4 * basis.shape[-1] else where)
+    return field
+
+
 def _robust_surface(rgb: FloatArray, basis: FloatArray, ring: BoolArray) -> tuple[FloatArray, BoolArray]:
     """Fit the ring while leaving out what does not belong (an object cut by the border) → field, ring inliers."""
     inlier = ring & (_distance(rgb, np.median(rgb[ring], axis=0)) < 0.35)
@@ -155,24 +210,36 @@ def _shadow_distance(rgb: FloatArray, field: FloatArray) -> tuple[FloatArray, Fl
     return _distance(rgb, field * factor[..., None]), factor
 
 
-def _slope(rgb: FloatArray) -> FloatArray:
-    """Steepest colour change per pixel, any channel → [h, w]."""
+def _slope(rgb: FloatArray, sigma: float) -> FloatArray:
+    """Steepest colour change per pixel, any channel, after a Gaussian blur → [h, w]."""
     import cv2
 
-    smooth = cv2.GaussianBlur(rgb, (0, 0), 0.8)
-    dx, dy = cv2.Scharr(smooth, -1, 1, 0) / 32, cv2.Scharr(smooth, -1, 0, 1) / 32
+    blurred = cv2.GaussianBlur(rgb, (0, 0), sigma)
+    dx, dy = cv2.Scharr(blurred, -1, 1, 0) / 32, cv2.Scharr(blurred, -1, 0, 1) / 32
     return np.sqrt(dx * dx + dy * dy).reshape(*rgb.shape[:2], -1).max(axis=2)
 
 
 def _grow(
-    rgb: FloatArray, field: FloatArray, seed: BoolArray, slope: FloatArray, edge: float, grain: float
+    rgb: FloatArray,
+    field: FloatArray,
+    seed: BoolArray,
+    smooth: BoolArray,
+    calm: BoolArray,
+    *,
+    grain: float,
+    darkest: float,
 ) -> BoolArray:
-    """Background reached from ``seed`` without crossing an edge, over pixels like the field or shaded like it."""
+    """Background reached from ``seed`` without crossing an edge → [h, w].
+
+    Args:
+        smooth: where light may change: background down to ``darkest`` times its modelled colour passes there.
+        calm: where the picture is no more than grainy: only background like the model passes there.
+    """
     import cv2
 
-    plain = (_distance(rgb, field) < np.clip(4 * grain, 0.015, 0.07)) & (slope < 2 * edge)
+    plain = calm & (_distance(rgb, field) < np.clip(4 * grain, 0.015, 0.07))
     apart, factor = _shadow_distance(rgb, field)
-    shaded = (slope < edge) & (apart < 0.1) & (factor > 0.4) & (factor < 1.3)
+    shaded = smooth & (apart < 0.1) & (factor > darkest) & (factor < 1.3)
     passable = cv2.morphologyEx((plain | shaded).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     return _reached(passable | seed, seed)
 
@@ -181,7 +248,7 @@ def _with_local_shading(rgb: FloatArray, field: FloatArray, background: BoolArra
     """Add what the polynomial misses, averaged over a twelfth of the picture, where background is seen → [h, w, 3]."""
     import cv2
 
-    sure = _eroded(background).astype(np.float32)
+    sure = (background & (_distance(rgb, field) < 0.06)).astype(np.float32)
     sigma = max(rgb.shape[:2]) / 24
     weight = cv2.GaussianBlur(sure, (0, 0), sigma)
     missed = cv2.GaussianBlur((rgb - field) * sure[..., None], (0, 0), sigma)
@@ -292,7 +359,7 @@ def grabcut_matte(rgb: FloatArray, *, box: tuple[float, float, float, float] | N
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), kind, 0.0)
     stable = float((mask & previous).sum() / max((mask | previous).sum(), 1))
-    return Matte(refine(rgb, mask), kind, edge_support(small, mask) * stable)
+    return Matte(refine(rgb, mask), kind, edge_support(small, mask) * stable * _solidity(mask))
 
 
 def _without_highlights(rgb: FloatArray, mask: BoolArray) -> BoolArray:

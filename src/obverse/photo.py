@@ -156,9 +156,13 @@ def _cut_out(picture: Picture, matte: str, mask: Any, box: Box | None) -> Matte:
     if matte == "grabcut":
         return mattes.grabcut_matte(picture.rgb)
     studio = mattes.fit_studio(picture.rgb)
-    if matte == "border" or studio.fits:
-        return mattes.border_matte(picture.rgb, studio=studio)
-    return mattes.grabcut_matte(picture.rgb)
+    if matte == "auto" and not studio.fits:
+        return mattes.grabcut_matte(picture.rgb)
+    cut = mattes.border_matte(picture.rgb, studio=studio)
+    if matte == "border" or cut.confidence > 0.5:
+        return cut
+    other = mattes.grabcut_matte(picture.rgb)
+    return other if other.confidence > cut.confidence else cut
 
 
 def _has_meaning(alpha: FloatArray) -> bool:
