@@ -42,10 +42,10 @@ def test_the_photo_camera_repeats_the_photo(disc_asset):
 
 
 def test_mesh_and_splat_show_the_same_thing(disc_asset):
-    mesh = disc_asset.views([0, 120], 10, size=64).images
-    splat = disc_asset.views([0, 120], 10, size=64, of="splat").images
+    mesh = disc_asset.views([0, 120], 10, size=192).images
+    splat = disc_asset.views([0, 120], 10, size=192, of="splat").images
     cover_m, cover_s = mesh[..., 3] > 0.5, splat[..., 3] > 0.5
-    assert (cover_m & cover_s).sum() / (cover_m | cover_s).sum() > 0.93
+    assert (cover_m & cover_s).sum() / (cover_m | cover_s).sum() > 0.95
 
 
 def test_a_ring_gives_a_torus():
@@ -115,21 +115,29 @@ def _finish(shape, small_settings):
     return finish(rec, subject, method="inflate", seed=0, settings=small_settings, stages=Stages())
 
 
-def test_any_field_goes_through_the_shared_path(small_settings):
-    def value(p):
-        return (p[:, :2].norm(dim=-1) - 0.3).square() + p[:, 2] ** 2 - 0.01
+ORANGE, GREEN = torch.tensor([0.9, 0.47, 0.16]), torch.tensor([0.1, 0.8, 0.2])
 
-    asset = _finish(CallableField(value, rgb=lambda p: p * 0 + torch.tensor([0.1, 0.8, 0.2])), small_settings)
-    assert asset.report["mesh"]["watertight"]["ok"]
+
+def _backs_are_green(asset):
     back = asset.views(180, 0, size=64).images[0]
     seen = back[..., 3] > 0.9
-    assert (back[seen][:, 1] > back[seen][:, 0] + 0.2).all()  # the unseen side has the field's colour
+    return bool((back[seen][:, 1] > back[seen][:, 0] + 0.2).float().mean() > 0.9)
+
+
+def test_any_field_goes_through_the_shared_path(small_settings):
+    ball = CallableField(
+        lambda p: p.norm(dim=-1) - 0.4, rgb=lambda p: torch.where(p[:, 2:] > -0.1, ORANGE.expand(len(p), 3), GREEN)
+    )
+    asset = _finish(ball, small_settings)
+    assert asset.report["mesh"]["watertight"]["ok"]
+    assert _backs_are_green(asset)  # the unseen side has the colour that the method predicts
 
 
 def test_a_coloured_mesh_goes_through_the_shared_path(small_settings):
-    ball = trimesh.creation.icosphere(3, 0.5)
-    ball.visual = trimesh.visual.ColorVisuals(ball, vertex_colors=np.tile([20, 40, 230, 255], (len(ball.vertices), 1)))
+    ball = trimesh.creation.icosphere(4, 0.5)
+    rgb = np.where(ball.vertices[:, 2:] > -0.1, ORANGE, GREEN)
+    rgba = np.column_stack([255 * rgb, np.full(len(rgb), 255)]).astype(np.uint8)
+    ball.visual = trimesh.visual.ColorVisuals(ball, vertex_colors=rgba)
     asset = _finish(ball, small_settings)
-    back = asset.views(180, 0, size=64).images[0]
-    seen = back[..., 3] > 0.9
-    assert (back[seen][:, 2] > back[seen][:, 0] + 0.2).all()
+    assert asset.report["mesh"]["watertight"]["ok"]
+    assert _backs_are_green(asset)

@@ -113,8 +113,11 @@ def create(
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
     settings, stages = settings or Settings(), stages or Stages()
-    with stages("photo"):
-        subject = photo if isinstance(photo, Subject) else read_photo(photo, **cutout)
+    if isinstance(photo, Subject):
+        subject = photo
+    else:
+        with stages("photo"):
+            subject = read_photo(photo, **cutout)
     with stages(method):
         reconstruction = METHODS[method].make(subject, seed=seed, device=device)
     return finish(reconstruction, subject, method=method, seed=seed, settings=settings, stages=stages)
@@ -239,7 +242,8 @@ def _predicted_color(
     from scipy.spatial import cKDTree
 
     tree = cKDTree(shape.vertices)
-    colors = torch.as_tensor(np.asarray(shape.visual.to_color().vertex_colors)[:, :3] / 255, dtype=torch.float32)
+    visual = shape.visual.to_color() if shape.visual.kind == "texture" else shape.visual
+    colors = torch.as_tensor(np.asarray(visual.vertex_colors)[:, :3] / 255, dtype=torch.float32)
     return lambda points: colors[torch.as_tensor(tree.query(to_field(points).numpy())[1])]
 
 

@@ -38,8 +38,8 @@ def contact_sheet(asset: Asset, *, cell: int = 224) -> Image.Image:
         draw.rectangle((x - 1, y - 1, x + cell, y + height), outline=GRID)
         draw.text((x + 5, y + cell + 1), text, fill=INK, font=font)
 
-    put(0, 0, _letterbox(asset.subject.photo, cell), "photo")
-    put(0, 1, _over_checkerboard(asset.subject.resized(cell)), f"cut-out ({asset.subject.matte})")
+    put(0, 0, letterbox(asset.subject.photo, cell), "photo")
+    put(0, 1, over_checkerboard(asset.subject.resized(cell)), f"cut-out ({asset.subject.matte})")
     for row, kind in enumerate(("mesh", "splat")):
         views = asset.views(AZIMUTHS, ELEVATION, size=cell, of=kind)  # type: ignore[arg-type]
         for column, azimuth in enumerate(AZIMUTHS):
@@ -59,7 +59,7 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _letterbox(photo: Tensor, side: int) -> Image.Image:
+def letterbox(photo: Tensor, side: int) -> Image.Image:
     """Photo [H, W, 3] → a square picture that shows all of it."""
     image = to_image(photo)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -68,7 +68,7 @@ def _letterbox(photo: Tensor, side: int) -> Image.Image:
     return square
 
 
-def _over_checkerboard(rgba: Tensor) -> Image.Image:
+def over_checkerboard(rgba: Tensor) -> Image.Image:
     """Cut-out [S, S, 4] over the grey squares that mean "transparent"."""
     side = rgba.shape[0]
     squares = np.add.outer(np.arange(side) // 12, np.arange(side) // 12) % 2

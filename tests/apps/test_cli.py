@@ -24,7 +24,7 @@ def run(*arguments, capsys):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "disc.png"
-    Image.fromarray(disc_photo()).save(path)
+    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(path)
     return path
 
 
@@ -123,8 +123,8 @@ def test_cutout_writes_a_png_with_alpha(photo, tmp_path, capsys):
     code, out, _ = run("cutout", photo, "-o", tmp_path / "cut.png", "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["matte"] == "alpha"
     with Image.open(tmp_path / "cut.png") as image:
-        assert image.mode == "RGBA" and image.size == (128, 128)
-        assert image.getpixel((64, 64))[3] == 255 and image.getpixel((2, 2))[3] == 0
+        assert image.mode == "RGBA" and image.size == (256, 256)
+        assert image.getpixel((128, 128))[3] == 255 and image.getpixel((2, 2))[3] == 0
 
 
 def test_doubts_are_said_before_the_long_work(tmp_path, capsys):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError, UsageError
+from ..formats.files import read_bytes
 from ..formats.meshes import MESH_FORMATS, mesh_bytes, read_mesh, write_mesh
 from ..formats.page import viewer_page
-from ..formats.splats import SPLAT_FORMATS, is_splat, read_splats, splat_bytes, write_splats
+from ..formats.splats import SPLAT_FORMATS, read_splats, splat_bytes, write_splats
 from ..surface.gaussians import mesh_to_gaussians
 
 
@@ -53,5 +54,14 @@ def viewer_for(asset: Path) -> str:
         if is_splat(path):
             splats = splat_bytes(read_splats(path), ".splat")
         else:
-            glb = path.read_bytes() if path.suffix.lower() == ".glb" else mesh_bytes(read_mesh(path), ".glb")
+            glb = mesh_bytes(read_mesh(path), ".glb")
     return viewer_page(glb=glb, splats=splats, title=asset.name)
+
+
+def is_splat(path: Path) -> bool:
+    """Whether a file holds Gaussians: by extension, and for .ply by the properties its header declares."""
+    suffix = path.suffix.lower()
+    if suffix != ".ply":
+        return suffix in {".splat", ".spz"}
+    header = read_bytes(path)[:20_000].split(b"end_header")[0]
+    return b"scale_0" in header or b"packed_position" in header
