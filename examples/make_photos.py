@@ -349,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Model and photograph the example objects.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"which of {', '.join(PHOTOS)} (default: all)")
     parser.add_argument("--pixels", type=int, default=1024, help="side of the square picture")
-    parser.add_argument("--samples", type=int, default=96, help="Cycles samples per pixel")
+    parser.add_argument("--samples", type=int, default=64, help="Cycles samples per pixel")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the pictures")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(PHOTOS))
