@@ -25,6 +25,7 @@ _LABELS = 7  # 0 is the photo's projection, 1 to 6 are the axes above
 _SMOOTHNESS = np.float32(0.8)  # cost of a face whose neighbours all have another label; a cosine is the gain
 _SMALL = 0.004  # charts below this share of the area join a neighbour where they can
 _LONGEST = 0.6  # of the atlas's side; longer charts are cut
+_CHECKS = 6  # packings after each of which overlaps are looked for
 _CUTS = 4  # rounds of cutting charts in two
 
 
@@ -82,9 +83,8 @@ def unwrap(
     corners = _scale(shape, labels, component, corners, density)
     corners *= np.sqrt(0.65 * size * size / max(float(np.abs(packing._cross(corners)).sum()) / 2, 1e-12))
     component, corners = _divide(shape, component, corners, size, keep=labels == 0)
-    chart = _without_overlaps(shape, component, corners)
-    low, high = _bounds(chart, corners)
-    packed = packing.pack(corners, chart, low, high, size=size)
+    chart = _without_overlaps(shape, component, corners, 1.0)
+    chart, low, packed = _pack(shape, chart, corners, size)
     vertex_map, new_faces, first = _split_vertices(faces, chart)
     uv = packing.place(packed, corners.reshape(-1, 2)[first], chart[first // 3], low) / size
     return _atlas(shape, vertex_map, new_faces, uv, chart, size, front=labels == 0, camera=camera)
@@ -193,7 +193,8 @@ def _project(shape: _Shape, labels: np.ndarray, component: np.ndarray, camera: C
     solid = shape.areas >= 1e-14
     np.minimum.at(worst_mean, component[solid], np.einsum("mc,mc->m", shape.normals, mean[component])[solid])
     np.minimum.at(worst_axis, component[solid], np.einsum("mc,mc->m", shape.normals, axis[component])[solid])
-    normal = np.where((worst_mean >= np.minimum(worst_axis, 0.5))[:, None], mean, axis)
+    better = (worst_mean >= np.minimum(worst_axis, 0.5)) & (np.abs(mean).max(1) > 0.5)
+    normal = np.where(better[:, None], mean, axis)
     helper = np.where(np.abs(normal[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[0.0, 0.0, -1.0]])
     right = np.cross(helper, normal)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -292,13 +293,31 @@ def _turned(component: np.ndarray, corners: np.ndarray, keep: np.ndarray) -> np.
     return np.stack([c * x + s * y, c * y - s * x], axis=2)
 
 
-def _without_overlaps(shape: _Shape, component: np.ndarray, corners: np.ndarray) -> np.ndarray:
+def _pack(
+    shape: _Shape, chart: np.ndarray, corners: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, packing.Packing]:
+    """Pack, and look for overlaps again at the scale that was found, until there are none.
+
+    Places are whole texels and turns are quarters, so what is free of overlaps by itself stays so in the atlas.
+    """
+    scale = None
+    for attempt in range(_CHECKS):
+        low, high = _bounds(chart, corners)
+        packed = packing.pack(corners, chart, low, high, size=size, start=scale)
+        divided = _without_overlaps(shape, chart, corners, packed.scale)
+        if int(divided.max()) == int(chart.max()) or attempt == _CHECKS - 1:
+            break
+        chart, scale = divided, packed.scale
+    return chart, low, packed
+
+
+def _without_overlaps(shape: _Shape, component: np.ndarray, corners: np.ndarray, scale: float) -> np.ndarray:
     """Chart [m] of each face: components, divided where their projection covers a texel twice."""
     low, high = _bounds(component, corners)
-    local = np.ascontiguousarray(corners - low[component][:, None, :], np.float32)
-    extent = np.ceil(high - low).astype(np.int64) + 1
+    local = (corners - low[component][:, None, :]) * np.float32(scale)
+    extent = np.ceil((high - low) * scale).astype(np.int64) + 1
     scratch = np.zeros(int((extent[:, 0] * extent[:, 1]).max()), np.int32)
-    return _claim(component, local, extent[:, 0].copy(), shape.neighbours, scratch)
+    return _claim(component, local.astype(np.float32), extent[:, 0].copy(), shape.neighbours, scratch)
 
 
 def _bounds(chart: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,15 @@ class Packing:
     extent: np.ndarray  # [C, 2] texels, of the chart's grid cells before rotation
 
 
-def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarray, *, size: int) -> Packing:
+def pack(
+    corners: np.ndarray,
+    chart: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    size: int,
+    start: float | None = None,
+) -> Packing:
     """Find the largest common scale at which all charts fit a square of ``size`` texels, and their places.
 
     Args:
@@ -39,6 +47,7 @@ def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarr
         chart: chart of each face [M], in 0..C-1.
         low, high: bounds [C, 2] of each chart in that plane.
         size: side of the atlas in texels.
+        start: a scale at which nearly the same charts were packed before; the first that fits from there is taken.
 
     Raises:
         InputError: there are more charts than the atlas has room for at any scale.
@@ -47,7 +56,7 @@ def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarr
     chart = np.ascontiguousarray(chart, np.int32)
     charts = _Charts(corners, chart, low, high, np.bincount(chart, np.abs(_cross(corners)) / 2, len(low)))
     cell = max(2, size // 256)
-    scale = float(np.sqrt(0.72 * size * size / max(float(charts.area.sum()), 1e-12)))
+    scale = start or float(np.sqrt(0.72 * size * size / max(float(charts.area.sum()), 1e-12)))
     best: Packing | None = None
     fails = np.inf
     for trial in range(_TRIALS + 16):
@@ -56,7 +65,7 @@ def pack(corners: np.ndarray, chart: np.ndarray, low: np.ndarray, high: np.ndarr
             best = found
         else:
             fails = scale
-        if best is not None and (fails < 1.01 * best.scale or trial >= _TRIALS - 1):
+        if best is not None and (start or fails < 1.01 * best.scale or trial >= _TRIALS - 1):
             return best
         step = float(np.clip(1 / np.sqrt(share), 0.6, 1.05)) * (1.005 if found is not None else 0.995)
         scale = scale * step
@@ -95,16 +104,18 @@ def _try(charts: _Charts, scale: float, cell: int, grid: int) -> tuple[Packing |
     if full > 1:
         return None, full
     orders = [-charts.area, -(cells[:, 0] + cells[:, 1])]  # the second helps now and then where charts are few
-    least = 2.0
+    least = 1.5
     for key in orders if len(cells) <= _FEW else orders[:1]:
         order = np.argsort(key, kind="stable").astype(np.int32)
         position, used = _place(masks, start, cells, order, np.int32(grid))
         if used < 0:
-            continue
+            break
         least = min(least, used / grid)
         if used <= grid:
             turn, offset = position[:, 2].copy(), position[:, :2].astype(np.float64) * cell
             return Packing(scale, turn, offset, cells.astype(np.float64) * cell), least
+        if used > 1.06 * grid:
+            break
     return None, least
 
 

@@ -27,7 +27,7 @@ from .charts import Atlas, face_neighbours, unwrap
 
 GRAZING = (0.15, 0.40)  # cosine between normal and view: below the first the photo counts nothing, above the second all
 UNSEEN_DENSITY = 0.5  # the unseen side keeps at least this share of the seen side's texel density
-SMOOTHING = 0.03  # object units over which the difference between photo and prediction is averaged
+SMOOTHING = 0.01  # object units over which the difference between photo and prediction is averaged
 DECAY = 0.35  # object units in which the photo's correction of the prediction falls to 1/e
 ROUGHNESS = 0.9
 _CHUNK = 1 << 17  # points per call of the predictor
