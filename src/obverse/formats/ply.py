@@ -259,7 +259,7 @@ def ply_bytes(elements: Mapping[str, np.ndarray | tuple[Iterable[str], np.ndarra
         if isinstance(content, tuple):
             names, values = content
             lines += [f"element {name} {len(values)}", *(f"property float {key}" for key in names)]
-            bodies.append(np.ascontiguousarray(values, dtype="<f4").tobytes())
+            bodies.append(memoryview(np.ascontiguousarray(values, dtype="<f4")).cast("B"))  # type: ignore[arg-type]
             continue
         lines.append(f"element {name} {len(content)}")
         record: list[tuple] = []

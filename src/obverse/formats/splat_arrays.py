@@ -45,7 +45,7 @@ def from_gaussians(gaussians: Gaussians) -> SplatArrays:
             raise InputError(f"Gaussians.{name} has values that are not finite; call obverse.gaussians.prune first")
     return replace(
         arrays,
-        quats=_unit(arrays.quats),
+        quats=unit_quats(arrays.quats),
         scales=np.maximum(arrays.scales, np.float32(SMALLEST_SCALE)),
         opacities=np.clip(arrays.opacities, 0, 1),
     )
@@ -68,7 +68,7 @@ def to_gaussians(arrays: SplatArrays) -> Gaussians:
         )
     return Gaussians(
         torch.from_numpy(np.ascontiguousarray(arrays.means, dtype=np.float32)),
-        torch.from_numpy(_unit(arrays.quats)),
+        torch.from_numpy(unit_quats(arrays.quats)),
         torch.from_numpy(np.ascontiguousarray(arrays.scales, dtype=np.float32)),
         torch.from_numpy(np.ascontiguousarray(np.clip(arrays.opacities, 0, 1), dtype=np.float32)),
         torch.from_numpy(np.ascontiguousarray(arrays.sh, dtype=np.float32)),
@@ -97,7 +97,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
 
 
-def _unit(quats: np.ndarray) -> np.ndarray:
+def unit_quats(quats: np.ndarray) -> np.ndarray:
     """Quaternions [N, 4] wxyz scaled to length 1 with w ≥ 0, float32; those of no length become the identity."""
     length = np.sqrt(np.einsum("ni,ni->n", quats, quats, dtype=np.float64))[:, None]
     good = length > 1e-12

@@ -15,11 +15,13 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError, UsageError
 from ..gaussians import SH_C0, Gaussians
+from .compressed_ply import compressed_ply_bytes, decode_compressed
 from .files import Data, atomic_write, parse_provenance, provenance_text, read_bytes, reading
 from .ply import Ply, parse_ply, ply_bytes, ply_layout
 from .splat_arrays import Axes, SplatArrays, flip, from_gaussians, logit, sigmoid, to_gaussians
+from .spz import parse_spz, spz_bytes
 
-SPLAT_FORMATS = ("ply", "splat")
+SPLAT_FORMATS = ("ply", "splat", "spz")
 _SPLAT_RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 # Web viewers look for the end of the header in the first 10 KB.
 _LONGEST_PROVENANCE = 6000  # characters
@@ -76,12 +78,15 @@ def _encode(
     if form not in ("full", "compact", "compressed"):
         raise UsageError(f"form {form!r} is not 'full', 'compact' or 'compressed'")
     arrays = from_gaussians(gaussians)
+    if extension == ".spz":
+        return [spz_bytes(arrays)]
     if axes == "opencv":
         arrays = flip(arrays)
     if extension == ".splat":
         return [_encode_splat(arrays)]
     text = provenance_text(provenance, limit=_LONGEST_PROVENANCE)
-    return _encode_ply(arrays, form, _comments(text, axes))
+    comments = _comments(text, axes)
+    return compressed_ply_bytes(arrays, comments) if form == "compressed" else _encode_ply(arrays, form, comments)
 
 
 def _comments(provenance: str, axes: Axes) -> list[str]:
@@ -144,6 +149,8 @@ def read_splats(path: str | Path, *, axes: Axes | None = None) -> Gaussians:
             axes = axes or ("gltf" if said == "gltf" else "opencv")
         elif extension == ".splat":
             arrays = _decode_splat(data)
+        elif extension == ".spz":
+            return to_gaussians(parse_spz(data))
         else:
             raise InputError(f"{path.name} is not a splat by its name; expected one of .{', .'.join(SPLAT_FORMATS)}")
         return to_gaussians(arrays if axes == "gltf" else flip(arrays))
@@ -180,6 +187,8 @@ def _decode_ply(ply: Ply) -> SplatArrays:
     if vertex is None or vertex.count == 0:
         raise InputError("the PLY has no vertices, so no splats; check how it was exported")
     columns = vertex.columns
+    if "packed_rotation" in columns:
+        return decode_compressed(ply)
     missing = [name for name in ("x", "y", "z", "opacity", "scale_0", "scale_1", "rot_0") if name not in columns]
     if missing:
         kind = "a mesh" if ply.elements.get("face") else "a point cloud"
@@ -202,7 +211,10 @@ def _decode_ply(ply: Ply) -> SplatArrays:
 
 
 def _decode_harmonics(columns: dict[str, np.ndarray], count: int) -> np.ndarray:
-    """Harmonics [N, K, 3] from channel-major f_rest columns; plain red, green, blue where there are none."""
+    """Harmonics [N, K, 3] from channel-major f_rest columns; plain red, green, blue where there are none.
+
+    Degrees that are zero throughout, as in the full record of a file without harmonics, are left out.
+    """
     if "f_dc_0" in columns:
         base = np.stack([columns[f"f_dc_{i}"] for i in range(3)], axis=1).astype(np.float32)
     elif "red" in columns:
@@ -217,6 +229,8 @@ def _decode_harmonics(columns: dict[str, np.ndarray], count: int) -> np.ndarray:
         warnings.warn("the splat PLY has spherical harmonics of degree 4; degrees 0 to 3 are kept", stacklevel=4)
     per_channel = rest // 3
     kept = min(per_channel, 15)
+    used = [i for i in range(kept) if any(columns[f"f_rest_{c * per_channel + i}"].any() for c in range(3))]
+    kept = next(k for k in (0, 3, 8, 15) if k > max(used, default=-1))
     harmonics = np.empty((count, 1 + kept, 3), dtype=np.float32)
     harmonics[:, 0] = base
     for channel in range(3):
