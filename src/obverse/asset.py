@@ -26,7 +26,7 @@ from .gaussians import Gaussians
 from .photo import Subject
 from .render.splats import render
 from .render.triangles import render_mesh
-from .sheet import contact_sheet, letterbox, over_checkerboard, png_bytes
+from .sheet import as_shown, contact_sheet, letterbox, over_checkerboard, png_bytes
 from .stages import Stages
 
 DEFAULT_FORMATS = ("glb", "ply", "png", "webp", "html")
@@ -184,7 +184,7 @@ class Asset:
         }
 
     def _page(self, report: dict[str, Any], preview: bytes | None, height: float | None) -> str:
-        images = {"photo": png_bytes(letterbox(self.subject.photo, 320))}
+        images = {"photo": png_bytes(letterbox(as_shown(self.subject), 320))}
         images["cutout"] = png_bytes(over_checkerboard(self.subject.resized(320)))
         if preview:
             images["preview"] = preview

@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .photo import Subject
+
 if TYPE_CHECKING:
     from .asset import Asset
 
@@ -38,7 +40,7 @@ def contact_sheet(asset: Asset, *, cell: int = 224) -> Image.Image:
         draw.rectangle((x - 1, y - 1, x + cell, y + height), outline=GRID)
         draw.text((x + 5, y + cell + 1), text, fill=INK, font=font)
 
-    put(0, 0, letterbox(asset.subject.photo, cell), "photo")
+    put(0, 0, letterbox(as_shown(asset.subject), cell), "photo")
     put(0, 1, over_checkerboard(asset.subject.resized(cell)), f"cut-out ({asset.subject.matte})")
     for row, kind in enumerate(("mesh", "splat")):
         views = asset.views(AZIMUTHS, ELEVATION, size=cell, of=kind)  # type: ignore[arg-type]
@@ -57,6 +59,14 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
+
+
+def as_shown(subject: Subject) -> Tensor:
+    """The photo as an image viewer shows it → [H, W, 3]: one with an alpha of its own over white."""
+    if subject.matte != "alpha":
+        return subject.photo
+    alpha = subject.alpha[..., None]
+    return subject.photo * alpha + (1 - alpha)
 
 
 def letterbox(photo: Tensor, side: int) -> Image.Image:
