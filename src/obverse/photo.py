@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import matte as mattes
+from .backdrop import border_matte, fit_studio
 from .checks import Check, Scene, check_subject
 from .errors import InputError, NoObjectError, UsageError
 from .matte import FloatArray, Matte
@@ -155,10 +156,10 @@ def _cut_out(picture: Picture, matte: str, mask: Any, box: Box | None) -> Matte:
         return mattes.rembg_matte(picture.rgb)
     if matte == "grabcut":
         return mattes.grabcut_matte(picture.rgb)
-    studio = mattes.fit_studio(picture.rgb)
+    studio = fit_studio(picture.rgb)
     if matte == "auto" and not studio.fits:
         return mattes.grabcut_matte(picture.rgb)
-    cut = mattes.border_matte(picture.rgb, studio=studio)
+    cut = border_matte(picture.rgb, studio=studio)
     if matte == "border" or cut.confidence > 0.5:
         return cut
     other = mattes.grabcut_matte(picture.rgb)
@@ -274,12 +275,11 @@ def clean_colors(rgb: FloatArray, alpha: FloatArray, *, mixed: bool = True) -> F
     )
     colors = np.zeros((int(labels.max()) + 1, 3), np.float32)
     colors[labels[solid]] = rgb[solid]
-    near = colors[labels]
-    own = np.where(solid, 1.0, np.clip(alpha, 0, 1) ** 2 if mixed else np.clip(2 * alpha, 0, 1))[..., None]
-    result = rgb * own + near * (1 - own)
-    far = (distance > BLEED) & (alpha <= 0)
-    result[far] = rgb[solid].mean(axis=0)
-    return result.astype(np.float32)
+    result = np.where(solid[..., None], rgb, rgb[solid].mean(axis=0))
+    rim = ~solid & ((distance <= BLEED) | (alpha > 0))
+    own = (alpha[rim] ** 2 if mixed else np.clip(2 * alpha[rim], 0, 1))[:, None]
+    result[rim] = rgb[rim] * own + colors[labels[rim]] * (1 - own)
+    return result
 
 
 def _resample(rgba: FloatArray, size: int) -> FloatArray:
