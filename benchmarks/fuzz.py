@@ -1,4 +1,4 @@
-"""Hostile inputs: each gives a clear error or a valid asset, never a traceback, never a partial file.
+"""Hostile inputs: a clear error or a valid asset for each, never a traceback, never a partial file.
 
     python benchmarks/fuzz.py [--count 2000] [--seed 0] [--only KIND]
 
