@@ -17,7 +17,7 @@ from obverse.surface.charts import Atlas, face_neighbours, unwrap
 
 def blob(amount: float = 0.06, waves: float = 9.0) -> trimesh.Trimesh:
     """A sphere with bumps: about what an organic shape looks like."""
-    mesh = trimesh.creation.icosphere(4)
+    mesh = trimesh.creation.icosphere(3)
     p = np.asarray(mesh.vertices)
     bumps = np.sin(waves * p[:, 0]) * np.sin(waves * p[:, 1] + 1) * np.sin(waves * p[:, 2] + 2)
     return trimesh.Trimesh(p * (0.4 + amount * bumps)[:, None], mesh.faces, process=False)
@@ -25,7 +25,7 @@ def blob(amount: float = 0.06, waves: float = 9.0) -> trimesh.Trimesh:
 
 def plate() -> trimesh.Trimesh:
     """A thin, flat shape with a wavy outline."""
-    mesh = trimesh.creation.icosphere(4)
+    mesh = trimesh.creation.icosphere(3)
     p = np.asarray(mesh.vertices) * [0.5, 0.4, 0.04]
     p[:, :2] *= (1 + 0.15 * np.cos(5 * np.arctan2(p[:, 1], p[:, 0])))[:, None]
     return trimesh.Trimesh(p, mesh.faces, process=False)
@@ -51,15 +51,15 @@ def islands() -> trimesh.Trimesh:
 
 
 SHAPES = {
-    "ball": lambda: trimesh.creation.icosphere(4, radius=0.5),
+    "ball": lambda: trimesh.creation.icosphere(3, radius=0.5),
     "blob": blob,
-    "torus": lambda: trimesh.creation.torus(0.35, 0.14, major_sections=64, minor_sections=32),
+    "torus": lambda: trimesh.creation.torus(0.35, 0.14, major_sections=40, minor_sections=20),
     "plate": plate,
     "box": lambda: trimesh.creation.box((1.0, 0.6, 0.3)),
-    "rod": lambda: trimesh.creation.cylinder(0.02, 1.0, sections=12).subdivide_loop(3),
+    "rod": lambda: trimesh.creation.cylinder(0.02, 1.0, sections=8).subdivide_loop(3),
     "spikes": spikes,
     "islands": islands,
-    "rough": lambda: blob(0.12, 25.0),
+    "rough": lambda: blob(0.1, 20.0),
 }
 
 

@@ -81,7 +81,7 @@ def unwrap(
     labels, component = _segment(shape, camera, visible)
     corners = _project(shape, labels, component, camera)
     corners = _scale(shape, labels, component, corners, density)
-    corners *= np.sqrt(0.65 * size * size / max(float(np.abs(packing._cross(corners)).sum()) / 2, 1e-12))
+    corners *= np.sqrt(0.65 * size * size / max(float(np.abs(packing.doubled_areas(corners)).sum()) / 2, 1e-12))
     component, corners = _divide(shape, component, corners, size, keep=labels == 0)
     chart = _without_overlaps(shape, component, corners, 1.0)
     chart, low, packed = _pack(shape, chart, corners, size)
@@ -221,7 +221,7 @@ def _scale(
     """Give each chart the area of its faces on the object times density²; the photo's charts share one factor."""
     group = np.where(labels == 0, 0, component + 1)
     count = int(group.max()) + 1
-    flat = np.bincount(group, np.abs(packing._cross(corners)) / 2, count)
+    flat = np.bincount(group, np.abs(packing.doubled_areas(corners)) / 2, count)
     solid = np.bincount(group, shape.areas, count)
     stretch = np.sqrt(solid / np.maximum(flat, 1e-30))
     stretch[1:] = np.minimum(stretch[1:], 2.0)  # object units on both sides: a chart seen on edge is not blown up
@@ -243,7 +243,7 @@ def _divide(
         corners = _turned(component, corners, keep)
         low, high = _bounds(component, corners)
         extent = high - low
-        area = np.bincount(component, np.abs(packing._cross(corners)) / 2)
+        area = np.bincount(component, np.abs(packing.doubled_areas(corners)) / 2)
         box = extent[:, 0] * extent[:, 1]
         kept = np.zeros(len(area), bool)
         kept[component] = keep
@@ -279,7 +279,7 @@ def _first(part: np.ndarray, whole: np.ndarray, count: int) -> np.ndarray:
 def _turned(component: np.ndarray, corners: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Corners [m, 3, 2] turned in their plane so that each chart's longer principal axis lies along the first."""
     count = int(component.max()) + 1
-    area = np.abs(packing._cross(corners)).astype(np.float64)
+    area = np.abs(packing.doubled_areas(corners)).astype(np.float64)
     centre = corners.mean(1)
     weight = np.maximum(np.bincount(component, area, count), 1e-30)
     mean = np.stack([np.bincount(component, area * centre[:, k], count) / weight for k in range(2)], axis=1)
@@ -348,12 +348,12 @@ def _atlas(
     camera: Cameras | None,
 ) -> Atlas:
     """Measure the layout."""
-    covered = np.abs(packing._cross(uv[faces])) / 2
+    covered = np.abs(packing.doubled_areas(uv[faces])) / 2
     side = ~front if not front.all() else front
     per_unit = np.sqrt(float(covered[side].sum()) / max(float(shape.areas[side].sum()), 1e-30)) * size
     per_pixel = 0.0
     if camera is not None and front.any():
-        pixels = np.abs(packing._cross(_pixels(camera, shape.vertices)[shape.faces[front]])).sum() / 2
+        pixels = np.abs(packing.doubled_areas(_pixels(camera, shape.vertices)[shape.faces[front]])).sum() / 2
         per_pixel = float(np.sqrt(covered[front].sum() / max(float(pixels), 1e-30)) * size)
     return Atlas(vertex_map, faces, uv, chart, int(chart.max()) + 1, float(covered.sum()), float(per_unit), per_pixel)
 
@@ -453,7 +453,7 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
     """Grow charts face by face inside each component, refusing faces that cover a texel centre already taken.
 
     A refused face seeds a later chart. ``corners`` are texels from each component's own lower corner, ``width`` the
-    row length of its drawing in ``scratch``, where a texel holds the number of the face that took it, plus one.
+    row length of its drawing in ``scratch``, where a texel holds the number of the last chart that took it, plus one.
     """
     m, count = component.shape[0], 0
     covered = np.empty(scratch.shape[0], np.int32)
@@ -482,7 +482,7 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
                         and (x0 - x2) * (cy - y2) - (y0 - y2) * (cx - x2) > 0
                     ):
                         texel = j * row + i
-                        if scratch[texel] > 0 and out[scratch[texel] - 1] == count:
+                        if scratch[texel] == count + 1:
                             free = False
                             break
                         covered[taken] = texel
@@ -493,7 +493,7 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
                 continue
             out[f] = count
             for k in range(taken):
-                scratch[covered[k]] = f + 1
+                scratch[covered[k]] = count + 1
             for i in range(3):
                 g = neighbours[f, i]
                 if g >= 0 and out[g] < 0 and asked[g] != count and component[g] == component[f]:

@@ -54,7 +54,7 @@ def pack(
     """
     corners = np.ascontiguousarray(corners, np.float32)
     chart = np.ascontiguousarray(chart, np.int32)
-    charts = _Charts(corners, chart, low, high, np.bincount(chart, np.abs(_cross(corners)) / 2, len(low)))
+    charts = _Charts(corners, chart, low, high, np.bincount(chart, np.abs(doubled_areas(corners)) / 2, len(low)))
     cell = max(2, size // 256)
     scale = start or float(np.sqrt(0.72 * size * size / max(float(charts.area.sum()), 1e-12)))
     best: Packing | None = None
@@ -131,7 +131,7 @@ def place(packing: Packing, points: np.ndarray, chart: np.ndarray, low: np.ndarr
     return np.stack([c * x - s * y, s * x + c * y], axis=1) + shift[chart]
 
 
-def _cross(corners: np.ndarray) -> np.ndarray:
+def doubled_areas(corners: np.ndarray) -> np.ndarray:
     """Twice the signed area [M] of triangles [M, 3, 2]."""
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]

@@ -24,6 +24,7 @@ from ..cameras import Cameras
 from ..errors import InputError
 from ..render.triangles import rasterize, rasterize_uv
 from .charts import Atlas, face_neighbours, unwrap
+from .packing import doubled_areas
 
 GRAZING = (0.15, 0.40)  # cosine between normal and view: below the first the photo counts nothing, above the second all
 UNSEEN_DENSITY = 0.5  # the unseen side keeps at least this share of the seen side's texel density
@@ -309,8 +310,7 @@ class _Texels:
         source.ravel()[ring] = len(index) + np.arange(len(ring))
         face = np.concatenate([face.ravel()[index], ring_face])
         weights = np.concatenate([weights.reshape(-1, 3)[index], ring_weights])
-        corner = layout.uv[layout.faces].astype(np.float32)
-        flat = np.abs(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])) / 2
+        flat = np.abs(doubled_areas(layout.uv[layout.faces])) / 2
         solid = np.linalg.norm(_face_normals(vertices, faces, unit=False), axis=1) / 2
         area = (solid / np.maximum(flat, 1e-12) / size**2)[face]
         area[len(index) :] = 0
