@@ -10,13 +10,12 @@ import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from ..errors import InputError, UsageError
 from ..parallel import kernel
 from ..render.fields import Field, insideness
 from .nets import surface_nets
+from .topology import components, drop_unused
 
 __all__ = ["extract", "surface_nets"]
 
@@ -259,16 +258,7 @@ def _check_filled(volume: NDArray[np.float32], field: Field) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def label_parts(faces: NDArray[np.int32], n_vertices: int) -> tuple[int, NDArray[np.int32]]:
-    """Number the connected parts of faces [m, 3] → (count, part of each face [m])."""
-    ends = faces[:, :2].ravel(), faces[:, 1:].ravel()
-    graph = coo_matrix((np.ones(len(ends[0]), np.bool_), ends), shape=(n_vertices, n_vertices))
-    _, of_vertex = connected_components(graph, directed=False)
-    numbers, of_face = np.unique(of_vertex[faces[:, 0]], return_inverse=True)
-    return len(numbers), of_face.astype(np.int32)
-
-
-def part_volumes(vertices: NDArray, faces: NDArray[np.int32], part: NDArray[np.int32], count: int) -> NDArray:
+def part_volumes(vertices: NDArray, faces: NDArray[np.int32], part: NDArray, count: int) -> NDArray:
     """Signed volume of each part [count], in the cubed unit of the vertices."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     return np.bincount(part, np.einsum("ij,ij->i", a, np.cross(b, c)) / 6, minlength=count)
@@ -287,9 +277,11 @@ def keep_parts(
     Returns:
         The faces that stay, the number of parts dropped as voids and the number dropped as crumbs.
     """
-    count, part = label_parts(faces, len(vertices))
-    if count == 1:
+    label = components(faces, len(vertices))
+    if (label == label[0]).all():
         return faces, 0, 0
+    part = np.unique(label, return_inverse=True)[1]
+    count = int(part.max()) + 1
     volume = part_volumes(vertices, faces, part, count)
     order = np.argsort(part, kind="stable")
     starts = np.searchsorted(part[order], np.arange(count))
@@ -320,13 +312,3 @@ def winding_number(triangles: NDArray[np.float64], point: NDArray[np.float64]) -
     dot_ab, dot_bc, dot_ca = (np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (b, c), (c, a)))
     triple = np.einsum("ij,ij->i", a, np.cross(b, c))
     return float(np.arctan2(triple, la * lb * lc + dot_ab * lc + dot_bc * la + dot_ca * lb).sum() / (2 * np.pi))
-
-
-def drop_unused(vertices: NDArray, faces: NDArray[np.int32]) -> tuple[NDArray, NDArray[np.int32]]:
-    """Remove the vertices no face uses and renumber the faces."""
-    used = np.zeros(len(vertices), np.bool_)
-    used[faces] = True
-    if used.all():
-        return vertices, faces
-    number = np.cumsum(used, dtype=np.int64) - 1
-    return vertices[used], number[faces].astype(faces.dtype)

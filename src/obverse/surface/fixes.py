@@ -21,7 +21,7 @@ from .topology import Edges, corner_fans, face_normals, following, round32, uniq
 
 NEAR = 1e-6  # positions closer than this share of the mesh's size are one
 NUDGE = 1e-3  # fans that touch at a vertex are drawn apart by this share of their edges
-HOLE = 0.1  # the widest hole that is filled, as a share of the mesh's size
+HOLE = 0.25  # the widest hole that is filled, as a share of the mesh's size
 PAIRS = 20_000_000  # open vertices times open edges that are searched for T-junctions
 
 
@@ -77,8 +77,8 @@ class Patchwork:
         vertices, label = weld(self.points)
         return vertices, label[self.faces]
 
-    def keep(self, which: NDArray) -> Patchwork:
-        """Only the faces ``which`` selects."""
+    def keep(self, which: Any) -> Patchwork:
+        """Only the faces that ``which``, an index or a mask, selects."""
         return replace(self, faces=self.faces[which])
 
     def blend(self, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,8 +102,7 @@ def fix_exactly(work: Patchwork) -> Patchwork | None:
     oriented = orient(turn_flat_faces(split_t_junctions(work)))
     if oriented is None or not len(oriented.faces):
         return None
-    filled = fill_holes(part_fans(oriented))
-    return orient(filled)
+    return orient(fill_holes(part_fans(fill_holes(oriented))))
 
 
 def join_near(work: Patchwork) -> Patchwork:
@@ -298,15 +297,10 @@ def fill_holes(work: Patchwork) -> Patchwork:
     vertices, faces = work.welded()
     edges = Edges.of(faces)
     half = edges.order[edges.first[edges.count == 1]]
-    after = dict(zip(edges.end[half].tolist(), half.tolist(), strict=True))  # around the hole, against the faces
     size = work.size
-    while after:
-        _, half_edge = after.popitem()
-        loop = [half_edge]
-        while (here := int(edges.start[loop[-1]])) in after:
-            loop.append(after.pop(here))
+    for loop in _loops(edges, half):
         ring = vertices[edges.start[loop]]
-        if edges.start[loop[-1]] != edges.end[loop[0]] or np.linalg.norm(np.ptp(ring, axis=0)) > HOLE * size:
+        if np.ptp(ring, axis=0).max() > HOLE * size:
             continue
         start = work.faces.ravel()[loop]
         end = work.faces.ravel()[following(np.array(loop))]
@@ -314,3 +308,27 @@ def fill_holes(work: Patchwork) -> Patchwork:
         extras = work.extras[start].mean(axis=0, keepdims=True)
         work = work.add(ring.mean(axis=0)[None], extras, np.stack([end, start, middle], axis=1))
     return work
+
+
+def _loops(edges: Edges, half: NDArray[np.int64]) -> list[list[int]]:
+    """Open half-edges [k] as closed loops around holes, against their faces; cut where a loop meets itself."""
+    waiting: dict[int, list[int]] = {}
+    for h in half.tolist():
+        waiting.setdefault(int(edges.end[h]), []).append(h)
+    loops = []
+    while waiting:
+        vertex = next(iter(waiting))
+        path: list[int] = []
+        place = {vertex: 0}  # the position in the path from which each vertex on it was left
+        while vertex in waiting:
+            path.append(waiting[vertex].pop())
+            if not waiting[vertex]:
+                del waiting[vertex]
+            vertex = int(edges.start[path[-1]])
+            if vertex in place:
+                loops.append(path[place[vertex] :])
+                del path[place[vertex] :]
+                place = {v: at for v, at in place.items() if at <= len(path)}
+            else:
+                place[vertex] = len(path)
+    return loops

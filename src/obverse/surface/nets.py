@@ -89,7 +89,7 @@ def surface_nets(volume: NDArray[np.float32], *, level: float = 0.0) -> tuple[ND
     quads = np.empty((n_quads, 4), np.int32)
     axes = np.empty(n_quads, np.uint8)
     bounds = _chunks(offsets[:, 0] + 64 * np.arange(x + 2), 4 * numba.get_num_threads())
-    _emit(volume, FLOAT(level), bits, tables.packed, offsets, bounds, vertices, quads, axes)
+    _emit(volume, FLOAT(level), bits, tables.special, tables.packed, offsets, bounds, vertices, quads, axes)
     faces = np.empty((2 * n_quads, 3), np.int32)
     _cut(vertices, quads, axes, faces)
     return vertices, faces
@@ -270,13 +270,107 @@ def _turned(bits, special, case, x, y, z):  # type: ignore[no-untyped-def]
     return np.int64(special[other] - 1 == face ^ 1)
 
 
+@kernel()
+def _count_slab(bits, special, pieces, quads, x, counts):  # type: ignore[no-untyped-def]
+    """Vertices and quads of the cells between samples x and x + 1 → counts[x]."""
+    rows, words = bits.shape[1] - 1, bits.shape[2] - 1
+    n_vertices = np.int64(0)
+    n_quads = np.int64(0)
+    for y in range(rows):
+        for w in range(words):
+            a, b = np.int64(bits[x, y, w]), np.int64(bits[x, y + 1, w])
+            c, d = np.int64(bits[x + 1, y, w]), np.int64(bits[x + 1, y + 1, w])
+            a1 = a >> 1 | (np.int64(bits[x, y, w + 1]) & 1) << 31
+            b1 = b >> 1 | (np.int64(bits[x, y + 1, w + 1]) & 1) << 31
+            c1 = c >> 1 | (np.int64(bits[x + 1, y, w + 1]) & 1) << 31
+            d1 = d >> 1 | (np.int64(bits[x + 1, y + 1, w + 1]) & 1) << 31
+            mixed = (a | b | c | d | a1 | b1 | c1 | d1) & ~(a & b & c & d & a1 & b1 & c1 & d1)
+            while mixed:
+                low = mixed & -mixed
+                mixed ^= low
+                k = DE_BRUIJN[(low * 0x077CB531 & 0xFFFFFFFF) >> 27]
+                case = (a >> k & 1) | (a1 >> k & 1) << 1 | (b >> k & 1) << 2 | (b1 >> k & 1) << 3
+                case |= (c >> k & 1) << 4 | (c1 >> k & 1) << 5 | (d >> k & 1) << 6 | (d1 >> k & 1) << 7
+                row = case
+                if special[case] and _turned(bits, special, case, x, y, 32 * w + k):
+                    row += 256
+                n_vertices += pieces[row]
+                n_quads += quads[case]
+    counts[x, 0] = n_vertices
+    counts[x, 1] = n_quads
+
+
 @kernel(parallel=True)
 def _count(bits, special, pieces, quads, counts):  # type: ignore[no-untyped-def]
     """Vertices and quads of each slab of cells → counts [X + 1, 2]."""
-    slabs, rows, words = bits.shape[0] - 1, bits.shape[1] - 1, bits.shape[2] - 1
-    for x in prange(slabs):
-        n_vertices = np.int64(0)
-        n_quads = np.int64(0)
+    for x in prange(len(counts)):
+        _count_slab(bits, special, pieces, quads, np.int64(x), counts)
+
+
+@kernel()
+def _sample(volume, x, y, z):  # type: ignore[no-untyped-def]
+    """The sample at padded index (x, y, z)."""
+    nx, ny, nz = volume.shape
+    if 1 <= x <= nx and 1 <= y <= ny and 1 <= z <= nz:
+        return volume[x - 1, y - 1, z - 1]
+    return BEYOND
+
+
+@kernel()
+def _place(volume, level, table, row, x, y, z, value, total, vertices, first):  # type: ignore[no-untyped-def]
+    """Write the vertices of cell (x, y, z) to ``vertices`` from ``first`` on; value [8], total [4, 4] are scratch."""
+    nx, ny, nz = volume.shape
+    if 1 <= x < nx and 1 <= y < ny and 1 <= z < nz:
+        for corner in range(8):
+            value[corner] = volume[x - 1 + (corner >> 2), y - 1 + (corner >> 1 & 1), z - 1 + (corner & 1)]
+    else:
+        for corner in range(8):
+            value[corner] = _sample(volume, x + (corner >> 2), y + (corner >> 1 & 1), z + (corner & 1))
+    pieces = table[row, 0]
+    for p in range(pieces):
+        for d in range(4):
+            total[p, d] = FLOAT(0)
+    for i in range(table[row, 2]):
+        edge = table[row, 3 + i]
+        axis, a, b = edge >> 2, FLOAT(edge >> 1 & 1), FLOAT(edge & 1)
+        if axis == 0:
+            low = edge & 3
+            start, end = value[low], value[low + 4]
+        elif axis == 1:
+            low = (edge & 2) << 1 | edge & 1
+            start, end = value[low], value[low + 2]
+        else:
+            low = (edge & 3) << 1
+            start, end = value[low], value[low + 1]
+        t = min(max((level - start) / (end - start), MARGIN), FARTHEST)
+        p = table[row, 16 + edge]
+        total[p, 3] += ONE
+        total[p, 0] += t if axis == 0 else a
+        total[p, 1] += t if axis == 1 else (a if axis == 0 else b)
+        total[p, 2] += t if axis == 2 else b
+    for p in range(pieces):
+        share = ONE / total[p, 3]
+        vertices[first + p, 0] = FLOAT(x - 1) + total[p, 0] * share
+        vertices[first + p, 1] = FLOAT(y - 1) + total[p, 1] * share
+        vertices[first + p, 2] = FLOAT(z - 1) + total[p, 2] * share
+
+
+@kernel()
+def _emit_slabs(volume, level, bits, special, table, offsets, begin, end, vertices, quads, axes):  # type: ignore[no-untyped-def]
+    """Write the vertices and quads of the slabs from ``begin`` to ``end``.
+
+    Keeps the vertex numbers of two slabs only; the slab before the first is numbered again, without its positions.
+    Longer than sixty lines because its state (two slabs, two counters) is shared by all its parts.
+    """
+    rows, words = bits.shape[1] - 1, bits.shape[2] - 1
+    first = np.empty((2, rows, 32 * words), np.int32)  # first vertex of each mixed cell of this and the last slab
+    kind = np.empty((2, rows, 32 * words), np.int16)  # its row in the table
+    value = np.empty(8, np.float32)
+    total = np.empty((4, 4), np.float32)
+    vertex = offsets[max(begin - 1, 0), 0]
+    quad = offsets[begin, 1]
+    for x in range(max(begin - 1, 0), min(end, len(offsets) - 1)):
+        now, last = x & 1, (x & 1) ^ 1
         for y in range(rows):
             for w in range(words):
                 a, b = np.int64(bits[x, y, w]), np.int64(bits[x, y + 1, w])
@@ -290,142 +384,45 @@ def _count(bits, special, pieces, quads, counts):  # type: ignore[no-untyped-def
                     low = mixed & -mixed
                     mixed ^= low
                     k = DE_BRUIJN[(low * 0x077CB531 & 0xFFFFFFFF) >> 27]
+                    z = 32 * w + k
                     case = (a >> k & 1) | (a1 >> k & 1) << 1 | (b >> k & 1) << 2 | (b1 >> k & 1) << 3
                     case |= (c >> k & 1) << 4 | (c1 >> k & 1) << 5 | (d >> k & 1) << 6 | (d1 >> k & 1) << 7
                     row = case
-                    if special[case] and _turned(bits, special, case, x, y, 32 * w + k):
+                    if special[case] and _turned(bits, special, case, x, y, z):
                         row += 256
-                    n_vertices += pieces[row]
-                    n_quads += quads[case]
-        counts[x, 0] = n_vertices
-        counts[x, 1] = n_quads
-
-
-@kernel()
-def _sample(volume, x, y, z):  # type: ignore[no-untyped-def]
-    """The sample at padded index (x, y, z)."""
-    nx, ny, nz = volume.shape
-    if 1 <= x <= nx and 1 <= y <= ny and 1 <= z <= nz:
-        return volume[x - 1, y - 1, z - 1]
-    return BEYOND
-
-
-@kernel()
-def _place(volume, level, table, row, at, value, total, out):  # type: ignore[no-untyped-def]
-    """Write the vertices of the cell at = (x, y, z) to out [pieces, 3]; value [8] and total [4, 4] are scratch."""
-    x, y, z = at
-    nx, ny, nz = volume.shape
-    if 1 <= x < nx and 1 <= y < ny and 1 <= z < nz:
-        near, far = volume[x - 1], volume[x]
-        value[0], value[1] = near[y - 1, z - 1], near[y - 1, z]
-        value[2], value[3] = near[y, z - 1], near[y, z]
-        value[4], value[5] = far[y - 1, z - 1], far[y - 1, z]
-        value[6], value[7] = far[y, z - 1], far[y, z]
-    else:
-        for corner in range(8):
-            value[corner] = _sample(volume, x + (corner >> 2), y + (corner >> 1 & 1), z + (corner & 1))
-    pieces = table[row, 0]
-    for p in range(pieces):
-        for d in range(4):
-            total[p, d] = FLOAT(0)
-    for i in range(table[row, 2]):
-        edge = table[row, 3 + i]
-        axis, first, second = edge >> 2, FLOAT(edge >> 1 & 1), FLOAT(edge & 1)
-        if axis == 0:
-            low = edge & 3
-            start, end = value[low], value[low + 4]
-        elif axis == 1:
-            low = (edge & 2) << 1 | edge & 1
-            start, end = value[low], value[low + 2]
-        else:
-            low = (edge & 3) << 1
-            start, end = value[low], value[low + 1]
-        t = min(max((level - start) / (end - start), MARGIN), FARTHEST)
-        sums = total[table[row, 16 + edge]]
-        sums[3] += ONE
-        if axis == 0:
-            sums[0] += t
-            sums[1] += first
-            sums[2] += second
-        elif axis == 1:
-            sums[0] += first
-            sums[1] += t
-            sums[2] += second
-        else:
-            sums[0] += first
-            sums[1] += second
-            sums[2] += t
-    for p in range(pieces):
-        share = ONE / total[p, 3]
-        out[p, 0] = FLOAT(x - 1) + total[p, 0] * share
-        out[p, 1] = FLOAT(y - 1) + total[p, 1] * share
-        out[p, 2] = FLOAT(z - 1) + total[p, 2] * share
+                    first[now, y, z] = vertex
+                    kind[now, y, z] = row
+                    pieces = table[row, 0]
+                    if x >= begin:
+                        _place(volume, level, table, row, x, y, z, value, total, vertices, vertex)
+                        turn = 2 * (1 - (case & 1))  # an outside corner 0 turns the quad: swap its corners 1 and 3
+                        for axis in range(3):
+                            if (case & 1) == (case >> (4 >> axis) & 1):
+                                continue
+                            for corner in range(4):
+                                # around the axis, in the plane of the two next axes: -- +- ++ -+ is 0 1 2 3
+                                u = np.int64(corner == 0 or corner == 3)
+                                v = np.int64(corner < 2)
+                                if axis == 0:
+                                    slab, cy, cz, edge = now, y - u, z - v, 2 * u + v
+                                elif axis == 1:
+                                    slab, cy, cz, edge = (last if v else now), y, z - u, 4 + 2 * v + u
+                                else:
+                                    slab, cy, cz, edge = (last if u else now), y - v, z, 8 + 2 * u + v
+                                place = corner ^ turn if corner & 1 else corner
+                                own = table[kind[slab, cy, cz], 16 + edge]
+                                quads[quad, place] = first[slab, cy, cz] + own
+                            axes[quad] = axis
+                            quad += 1
+                    vertex += pieces
 
 
 @kernel(parallel=True)
-def _emit(volume, level, bits, table, offsets, bounds, vertices, quads, axes):  # type: ignore[no-untyped-def]
-    """Write vertices [n, 3], quads [q, 4] and their axes [q].
-
-    Each chunk of slabs keeps the vertex numbers of two slabs only; the slab before the chunk is numbered again, without
-    its positions. Longer than sixty lines because its state (two slabs, two counters) is shared by all its parts.
-    """
-    rows, words = bits.shape[1] - 1, bits.shape[2] - 1
-    special = table[:256, 1]
+def _emit(volume, level, bits, special, table, offsets, bounds, vertices, quads, axes):  # type: ignore[no-untyped-def]
+    """Write vertices [n, 3], quads [q, 4] and their axes [q], chunk by chunk."""
     for chunk in prange(len(bounds) - 1):
         begin, end = bounds[chunk], bounds[chunk + 1]
-        first = np.empty((2, rows, 32 * words), np.int32)  # first vertex of each mixed cell of this and the last slab
-        kind = np.empty((2, rows, 32 * words), np.int16)  # its row in the table
-        value = np.empty(8, np.float32)
-        total = np.empty((4, 4), np.float32)
-        vertex = offsets[max(begin - 1, 0), 0]
-        quad = offsets[begin, 1]
-        for x in range(max(begin - 1, 0), min(end, len(offsets) - 1)):
-            now, last = x & 1, (x & 1) ^ 1
-            for y in range(rows):
-                for w in range(words):
-                    a, b = np.int64(bits[x, y, w]), np.int64(bits[x, y + 1, w])
-                    c, d = np.int64(bits[x + 1, y, w]), np.int64(bits[x + 1, y + 1, w])
-                    a1 = a >> 1 | (np.int64(bits[x, y, w + 1]) & 1) << 31
-                    b1 = b >> 1 | (np.int64(bits[x, y + 1, w + 1]) & 1) << 31
-                    c1 = c >> 1 | (np.int64(bits[x + 1, y, w + 1]) & 1) << 31
-                    d1 = d >> 1 | (np.int64(bits[x + 1, y + 1, w + 1]) & 1) << 31
-                    mixed = (a | b | c | d | a1 | b1 | c1 | d1) & ~(a & b & c & d & a1 & b1 & c1 & d1)
-                    while mixed:
-                        low = mixed & -mixed
-                        mixed ^= low
-                        k = DE_BRUIJN[(low * 0x077CB531 & 0xFFFFFFFF) >> 27]
-                        z = 32 * w + k
-                        case = (a >> k & 1) | (a1 >> k & 1) << 1 | (b >> k & 1) << 2 | (b1 >> k & 1) << 3
-                        case |= (c >> k & 1) << 4 | (c1 >> k & 1) << 5 | (d >> k & 1) << 6 | (d1 >> k & 1) << 7
-                        row = case
-                        if special[case] and _turned(bits, special, case, x, y, z):
-                            row += 256
-                        first[now, y, z] = vertex
-                        kind[now, y, z] = row
-                        pieces = table[row, 0]
-                        if x >= begin:
-                            out = vertices[vertex : vertex + pieces]
-                            _place(volume, level, table, row, (x, y, z), value, total, out)
-                            turn = 2 * (1 - (case & 1))  # an outside corner 0 turns the quad: swap its corners 1 and 3
-                            for axis in range(3):
-                                if (case & 1) == (case >> (4 >> axis) & 1):
-                                    continue
-                                for corner in range(4):
-                                    # around the axis, in the plane of the two next axes: -- +- ++ -+ is 0 1 2 3
-                                    u = np.int64(corner == 0 or corner == 3)
-                                    v = np.int64(corner < 2)
-                                    if axis == 0:
-                                        slab, cy, cz, edge = now, y - u, z - v, 2 * u + v
-                                    elif axis == 1:
-                                        slab, cy, cz, edge = (last if v else now), y, z - u, 4 + 2 * v + u
-                                    else:
-                                        slab, cy, cz, edge = (last if u else now), y - v, z, 8 + 2 * u + v
-                                    place = corner ^ turn if corner & 1 else corner
-                                    own = table[kind[slab, cy, cz], 16 + edge]
-                                    quads[quad, place] = first[slab, cy, cz] + own
-                                axes[quad] = axis
-                                quad += 1
-                        vertex += pieces
+        _emit_slabs(volume, level, bits, special, table, offsets, begin, end, vertices, quads, axes)
 
 
 @kernel(parallel=True)

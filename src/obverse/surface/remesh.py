@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..parallel import kernel
 from ..render.materials import sample_texture, surface_of
-from .extract import drop_unused, keep_parts
+from .extract import keep_parts
 from .nets import surface_nets
+from .topology import drop_unused
 
 FLOAT = np.float32
 BAND = FLOAT(2)  # distances are exact up to here, in cells
@@ -232,30 +233,35 @@ def _stamp_blocks(triangle, normal, axis, span, blocked):  # type: ignore[no-unt
                 blocked[index[0], index[1], index[2]] |= np.uint8(1 << axis)
 
 
+@kernel()
+def _rasterise_span(triangles, begin, end, square, nearest, blocked):  # type: ignore[no-untyped-def]
+    """Stamp all triangles on the samples whose x is from ``begin`` to ``end``."""
+    normal = np.empty(3, np.float32)
+    for number in range(len(triangles)):
+        triangle = triangles[number]
+        if max(triangle[0, 0], triangle[1, 0], triangle[2, 0]) + BAND < FLOAT(begin):
+            continue
+        if min(triangle[0, 0], triangle[1, 0], triangle[2, 0]) - BAND > FLOAT(end):
+            continue
+        total = ZERO
+        for d in range(3):
+            i, j = (d + 1) % 3, (d + 2) % 3
+            normal[d] = (triangle[1, i] - triangle[0, i]) * (triangle[2, j] - triangle[0, j])
+            normal[d] -= (triangle[1, j] - triangle[0, j]) * (triangle[2, i] - triangle[0, i])
+            total += normal[d] * normal[d]
+        share = ONE / max(np.sqrt(total), TINY)
+        for d in range(3):
+            normal[d] *= share
+        _stamp_distance(number, triangle, normal, (begin, end), square, nearest)
+        for axis in range(3):
+            _stamp_blocks(triangle, normal, axis, (begin, end), blocked)
+
+
 @kernel(parallel=True)
 def _rasterise(triangles, bounds, square, nearest, blocked):  # type: ignore[no-untyped-def]
     """Squared distance, nearest triangle and blocked grid edges; each chunk of x writes its own samples only."""
     for chunk in prange(len(bounds) - 1):
-        begin, end = bounds[chunk], bounds[chunk + 1]
-        normal = np.empty(3, np.float32)
-        for number in range(len(triangles)):
-            triangle = triangles[number]
-            if max(triangle[0, 0], triangle[1, 0], triangle[2, 0]) + BAND < FLOAT(begin):
-                continue
-            if min(triangle[0, 0], triangle[1, 0], triangle[2, 0]) - BAND > FLOAT(end):
-                continue
-            total = ZERO
-            for d in range(3):
-                i, j = (d + 1) % 3, (d + 2) % 3
-                normal[d] = (triangle[1, i] - triangle[0, i]) * (triangle[2, j] - triangle[0, j])
-                normal[d] -= (triangle[1, j] - triangle[0, j]) * (triangle[2, i] - triangle[0, i])
-                total += normal[d] * normal[d]
-            share = ONE / max(np.sqrt(total), TINY)
-            for d in range(3):
-                normal[d] *= share
-            _stamp_distance(number, triangle, normal, (begin, end), square, nearest)
-            for axis in range(3):
-                _stamp_blocks(triangle, normal, axis, (begin, end), blocked)
+        _rasterise_span(triangles, bounds[chunk], bounds[chunk + 1], square, nearest, blocked)
 
 
 @kernel()

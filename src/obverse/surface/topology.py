@@ -44,6 +44,16 @@ def face_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDA
         return np.stack([u[:, i] * v[:, j] - u[:, j] * v[:, i] for i, j in ((1, 2), (2, 0), (0, 1))], axis=1)
 
 
+def drop_unused(vertices: NDArray, faces: NDArray[np.int32]) -> tuple[NDArray, NDArray[np.int32]]:
+    """Remove the vertices no face uses and renumber the faces."""
+    used = np.zeros(len(vertices), np.bool_)
+    used[faces] = True
+    if used.all():
+        return vertices, faces
+    number = np.cumsum(used, dtype=np.int64) - 1
+    return vertices[used], number[faces].astype(faces.dtype)
+
+
 def unique_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of the first of each set of equal rows of [m, 3], ascending."""
     order = np.lexsort(rows.T[::-1])
@@ -116,12 +126,12 @@ def corner_fans(faces: NDArray[np.int64], edges: Edges, more: NDArray[np.int64] 
     return _join(*ends, faces.size)
 
 
-def components(faces: NDArray[np.int64], n_vertices: int) -> NDArray[np.int64]:
+def components(faces: NDArray, n_vertices: int) -> NDArray[np.int64]:
     """Connected part of every face [m], where faces connect through shared vertices; numbers are not contiguous."""
     return _join(faces[:, :2].ravel(), faces[:, 1:].ravel(), n_vertices)[faces[:, 0]]
 
 
-def _join(a: NDArray[np.int64], b: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def _join(a: NDArray, b: NDArray, n: int) -> NDArray[np.int64]:
     """Connected component of each of n nodes, given the links a[i] – b[i]."""
     graph = coo_matrix((np.ones(len(a), np.bool_), (a, b)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
