@@ -207,12 +207,10 @@ def test_the_spread_correction_solves_its_equation() -> None:
 
 def test_a_constant_gap_known_everywhere_is_returned_almost_whole() -> None:
     # constant c minimises c² / DECAY² + (c − g)² / SMOOTHING²: c = g / (1 + (SMOOTHING / DECAY)²)
-    mesh = ball()
-    faces = np.asarray(mesh.faces, np.int32)
-    third, area = np.full((len(faces), 3), 1 / 3, np.float32), mesh.area_faces
-    gap = np.full((len(faces), 3), 0.2)
-    vertices = np.asarray(mesh.vertices, np.float32)
-    spread = texture._correction(vertices, faces, np.arange(len(faces)), third, gap, area)
+    solid = texture._Solid.of(ball(), 40.0)
+    count = len(solid.faces)
+    third, gap = np.full((count, 3), 1 / 3, np.float32), np.full((count, 3), 0.2)
+    spread = texture._correction(solid, np.arange(count), third, gap, solid.areas)
     assert spread == pytest.approx(0.2 / (1 + (texture.SMOOTHING / texture.DECAY) ** 2), rel=2e-3)
 
 

@@ -17,11 +17,13 @@ import numpy as np
 import scipy.sparse as sparse
 import torch
 import trimesh
+from numba import prange
 from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import InputError
+from ..parallel import kernel
 from ..render.triangles import rasterize, rasterize_uv
 from .charts import Atlas, face_neighbours, unwrap
 from .packing import doubled_areas
@@ -79,27 +81,23 @@ def texture_mesh(
         InputError: photo without camera or the reverse, or a photo of the wrong shape.
         UsageError, MissingPackageError: as :func:`~obverse.surface.charts.unwrap` does.
     """
-    vertices, faces = np.asarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.int32)
-    group, normals = smooth_normals(vertices, faces, crease_deg=crease_deg)
-    view = _View.of(vertices, faces, photo, camera)
-    seen = np.zeros(len(faces), np.float32)
+    solid = _Solid.of(mesh, crease_deg)
+    view = _View.of(solid.vertices, solid.faces, photo, camera)
+    seen = np.zeros(len(solid.faces), np.float32)
     if view is None:
         layout = unwrap(mesh, size=size, atlas=atlas)
     else:
-        flat = _face_normals(vertices, faces)
-        seen, visible = view.weigh(vertices[faces].mean(1), flat)
-        density = _density(vertices, faces, view, visible, size)
+        seen, visible = view.weigh(solid.centres, solid.flat)
+        density = _density(solid, view, visible, size)
         layout = unwrap(mesh, size=size, atlas=atlas, density=density, camera=view.camera, visible=visible)
-    texels = _Texels.of(layout, vertices, faces, normals[group], size)
-    color = _color(texels, vertices, faces, predicted, view, layout.texels_per_pixel)
-    image = texels.spread(color)
-    out, vertex_map = _assemble(layout, vertices, group, normals, image)
-    area = np.linalg.norm(_face_normals(vertices, faces, unit=False), axis=1)
+    texels = _Texels.of(layout, solid, size)
+    color = _color(texels, solid, predicted, view, layout.texels_per_pixel)
+    out, vertex_map = _assemble(layout, solid, texels.spread(color))
     return Textured(
         mesh=out,
         vertex_map=vertex_map,
         seen=seen,
-        seen_fraction=float((area * (seen > 0.5)).sum() / max(float(area.sum()), 1e-30)),
+        seen_fraction=float(solid.areas[seen > 0.5].sum() / max(float(solid.areas.sum()), 1e-30)),
         utilisation=layout.utilisation,
         charts=layout.charts,
         texels_per_pixel=layout.texels_per_pixel,
@@ -116,10 +114,10 @@ def smooth_normals(
     weighted by their angle at the vertex (Thürmer & Wüthrich, "Computing vertex normals from polygonal facets", 1998).
 
     Returns:
-        group of each face corner [m, 3] int64, and unit normal of each group [g, 3] float32.
+        group of each face corner [m, 3] int32, and unit normal of each group [g, 3] float32.
     """
     count = len(faces)
-    flat = _face_normals(vertices, faces)
+    flat, _ = _face_normals(vertices, faces)
     neighbours = face_neighbours(faces, len(vertices))
     face, side = np.nonzero(neighbours >= 0)
     beyond = neighbours[face, side]
@@ -136,17 +134,42 @@ def smooth_normals(
     total = np.stack([np.bincount(group, weighted[:, k], groups) for k in range(3)], axis=1)
     length = np.linalg.norm(total, axis=1, keepdims=True)
     total = np.where(length > 1e-12, total / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
-    return group.reshape(-1, 3).astype(np.int64), total.astype(np.float32)
+    return np.ascontiguousarray(group.reshape(-1, 3), np.int32), total.astype(np.float32)
 
 
-def _face_normals(vertices: np.ndarray, faces: np.ndarray, *, unit: bool = True) -> np.ndarray:
-    """Normals [m, 3] float32 of length 1 (0 for faces without area), or of twice each face's area."""
-    corners = vertices[faces].astype(np.float64)
+@dataclass(frozen=True)
+class _Solid:
+    """The mesh as the steps below need it."""
+
+    vertices: np.ndarray  # [n, 3] float32
+    faces: np.ndarray  # [m, 3] int32
+    centres: np.ndarray  # [m, 3] float32
+    flat: np.ndarray  # [m, 3] float32, each face's own normal
+    areas: np.ndarray  # [m] float64
+    group: np.ndarray  # [m, 3] int32, smoothing group of each corner
+    normals: np.ndarray  # [g, 3] float32, unit, one per smoothing group
+
+    @staticmethod
+    def of(mesh: trimesh.Trimesh, crease_deg: float) -> _Solid:
+        vertices = np.ascontiguousarray(mesh.vertices, np.float32)
+        faces = np.ascontiguousarray(mesh.faces, np.int32)
+        flat, areas = _face_normals(vertices, faces)
+        group, normals = smooth_normals(vertices, faces, crease_deg=crease_deg)
+        return _Solid(vertices, faces, _centres(vertices, faces), flat, areas, group, normals)
+
+
+def _centres(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Centres of faces [m, 3]."""
+    return (vertices[faces[:, 0]] + vertices[faces[:, 1]] + vertices[faces[:, 2]]) / np.float32(3)
+
+
+def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals [m, 3] float32, zero for faces without area, and areas [m] float64."""
+    corners = vertices.astype(np.float64)[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    if unit:
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        normals = np.where(length > 1e-14, normals / np.maximum(length, 1e-14), 0.0)
-    return normals.astype(np.float32)
+    length = np.sqrt(np.einsum("mc,mc->m", normals, normals))
+    normals *= np.where(length > 1e-14, 1 / np.maximum(length, 1e-14), 0)[:, None]
+    return normals.astype(np.float32), length / 2
 
 
 def _angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -265,15 +288,14 @@ def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray, *, cubic: bool = 
     return out.reshape(rows * width, *image.shape[2:])[: len(x)]
 
 
-def _density(vertices: np.ndarray, faces: np.ndarray, view: _View, visible: np.ndarray, size: int) -> np.ndarray:
+def _density(solid: _Solid, view: _View, visible: np.ndarray, size: int) -> np.ndarray:
     """Relative texel density [m]: as much for the visible side as brings it to one texel per photo pixel.
 
     With texel budget U, areas a (seen) and b (unseen) and the photo's p pixels per unit, a p² + b q² = U gives the
     density q that is left for the unseen side; q/p is kept between ``UNSEEN_DENSITY`` and 1.
     """
-    area = np.linalg.norm(_face_normals(vertices, faces, unit=False), axis=1) / 2
-    seen, unseen = float(area[visible].sum()), float(area[~visible].sum())
-    depth = view.project(vertices[faces].mean(1))[2]
+    seen, unseen = float(solid.areas[visible].sum()), float(solid.areas[~visible].sum())
+    depth = view.project(solid.centres)[2]
     pixels = float(view.intrinsics[0, 0]) / max(float(np.median(depth)), 1e-6)
     left = max(0.65 * size * size - seen * pixels**2, 0.0) / max(unseen, 1e-12)
     ratio = float(np.clip(np.sqrt(left) / pixels, UNSEEN_DENSITY, 1.0))
@@ -293,8 +315,8 @@ class _Texels:
     source: np.ndarray  # [size, size] for every texel, the row of the arrays above whose colour it takes
 
     @staticmethod
-    def of(layout: Atlas, vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, size: int) -> _Texels:
-        """Find them; normals are [m, 3, 3], one per face corner."""
+    def of(layout: Atlas, solid: _Solid, size: int) -> _Texels:
+        """Find them."""
         face, weights = rasterize_uv(layout.uv, layout.faces, size)
         covered = face >= 0
         distance, label = cv2.distanceTransformWithLabels(
@@ -311,12 +333,11 @@ class _Texels:
         face = np.concatenate([face.ravel()[index], ring_face])
         weights = np.concatenate([weights.reshape(-1, 3)[index], ring_weights])
         flat = np.abs(doubled_areas(layout.uv[layout.faces])) / 2
-        solid = np.linalg.norm(_face_normals(vertices, faces, unit=False), axis=1) / 2
-        area = (solid / np.maximum(flat, 1e-12) / size**2)[face]
+        area = (solid.areas / np.maximum(flat, 1e-12) / size**2)[face]
         area[len(index) :] = 0
-        points = np.einsum("nk,nkc->nc", weights, vertices[faces][face], optimize=True)
-        normal = np.einsum("nk,nkc->nc", weights, normals[face], optimize=True)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+        points = _interpolate(solid.vertices, solid.faces, face, weights)
+        normal = _interpolate(solid.normals, solid.group, face, weights)
+        normal /= np.maximum(np.sqrt(np.einsum("nc,nc->n", normal, normal)), 1e-12)[:, None]
         return _Texels(np.concatenate([index, ring]), face, weights, points, normal, area.astype(np.float32), source)
 
     def spread(self, color: np.ndarray) -> np.ndarray:
@@ -338,9 +359,7 @@ def _extend(corners: np.ndarray, texel: np.ndarray, size: int) -> np.ndarray:
     return np.stack([1 - u - v, u, v], axis=1).astype(np.float32)
 
 
-def _color(
-    texels: _Texels, vertices: np.ndarray, faces: np.ndarray, predicted: Predictor, view: _View | None, fineness: float
-) -> np.ndarray:
+def _color(texels: _Texels, solid: _Solid, predicted: Predictor, view: _View | None, fineness: float) -> np.ndarray:
     """Colour of each texel [N, 3]."""
     if view is None:
         return _predict(predicted, texels.points)
@@ -355,10 +374,8 @@ def _color(
     rows = np.concatenate([rest, full[::stride]])
     guess = _predict(predicted, texels.points[rows])
     area = texels.area[rows] * np.where(np.arange(len(rows)) < len(rest), 1.0, stride)
-    correction = _correction(
-        vertices, faces, texels.face[rows], texels.weights[rows], color[rows] - guess, weight[rows] * area
-    )
-    at_rest = np.einsum("nk,nkc->nc", texels.weights[rest], correction[faces[texels.face[rest]]], optimize=True)
+    correction = _correction(solid, texels.face[rows], texels.weights[rows], color[rows] - guess, weight[rows] * area)
+    at_rest = _interpolate(correction, solid.faces, texels.face[rest], texels.weights[rest])
     mix = weight[rest, None]
     color[rest] = mix * color[rest] + (1 - mix) * (guess[: len(rest)] + at_rest)
     return color
@@ -384,20 +401,17 @@ def _predict(predicted: Predictor, points: np.ndarray) -> np.ndarray:
     return out
 
 
-def _correction(
-    vertices: np.ndarray, faces: np.ndarray, face: np.ndarray, weights: np.ndarray, gap: np.ndarray, mass: np.ndarray
-) -> np.ndarray:
+def _correction(solid: _Solid, face: np.ndarray, weights: np.ndarray, gap: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Spread the gap between photo and prediction, known at samples, over all vertices → [n, 3].
 
     Minimises ∫ |∇c|² + c² / DECAY² + w (c − gap)² / SMOOTHING² over the surface, c being linear on faces.
 
     Args:
-        vertices, faces: the mesh [n, 3], [m, 3].
         face, weights: samples' faces [N] and barycentric coordinates [N, 3].
         gap: photo − prediction [N, 3]; ignored where ``mass`` is 0.
         mass: photo's weight times the area a sample stands for [N].
     """
-    count = len(vertices)
+    count, faces = len(solid.vertices), solid.faces
     use = np.flatnonzero(mass > 0)
     if len(use) == 0:
         return np.zeros((count, 3), np.float32)
@@ -406,9 +420,8 @@ def _correction(
     data = np.bincount(corner, share, count)
     values = np.repeat(gap[use], 3, axis=0)
     target = np.stack([np.bincount(corner, share * values[:, k], count) for k in range(3)], axis=1)
-    area = np.repeat(np.linalg.norm(_face_normals(vertices, faces, unit=False), axis=1) / 6, 3)
-    screen = np.bincount(faces.ravel(), area, count) / DECAY**2
-    laplacian = _laplacian(vertices, faces)
+    screen = np.bincount(faces.ravel(), np.repeat(solid.areas / 3, 3), count) / DECAY**2
+    laplacian = _laplacian(solid.vertices, faces)
     matrix = (laplacian + sparse.diags(data + screen + 1e-9)).tocsr()
     return _solve(matrix, target).astype(np.float32)
 
@@ -426,31 +439,33 @@ def _laplacian(vertices: np.ndarray, faces: np.ndarray) -> sparse.csr_matrix:
 def _solve(matrix: sparse.csr_matrix, target: np.ndarray, *, tolerance: float = 2e-3, steps: int = 400) -> np.ndarray:
     """Conjugate gradients with the diagonal as preconditioner, all columns of [n, k] at once."""
     inverse = 1.0 / matrix.diagonal()[:, None]
+
+    def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.einsum("nk,nk->k", a, b)
+
     x = target * inverse
     r = target - matrix @ x
     z = inverse * r
-    p, rz = z.copy(), (r * z).sum(0)
-    goal = tolerance**2 * np.maximum((target * inverse * target).sum(0), 1e-20)
+    p, rz = z.copy(), dot(r, z)
+    goal = tolerance**2 * np.maximum(dot(target, inverse * target), 1e-20)
     for _ in range(steps):
         if (rz <= goal).all():
             break
         q = matrix @ p
-        step = rz / np.maximum((p * q).sum(0), 1e-30)
+        step = rz / np.maximum(dot(p, q), 1e-30)
         x += step * p
         r -= step * q
         z = inverse * r
-        before, rz = rz, (r * z).sum(0)
+        before, rz = rz, dot(r, z)
         p = z + (rz / np.maximum(before, 1e-30)) * p
     return x
 
 
-def _assemble(
-    layout: Atlas, vertices: np.ndarray, group: np.ndarray, normals: np.ndarray, image: np.ndarray
-) -> tuple[trimesh.Trimesh, np.ndarray]:
+def _assemble(layout: Atlas, solid: _Solid, image: np.ndarray) -> tuple[trimesh.Trimesh, np.ndarray]:
     """The final mesh, with a vertex for each chart and smoothing group, and its map to the given vertices."""
-    key = layout.faces * np.int64(len(normals)) + group
-    unique, inverse = np.unique(key, return_inverse=True)
-    cut, smooth = unique // len(normals), unique % len(normals)
+    groups = len(solid.normals)
+    unique, inverse = np.unique(layout.faces * np.int64(groups) + solid.group, return_inverse=True)
+    cut, smooth = unique // groups, unique % groups
     vertex_map = layout.vertex_map[cut]
     material = trimesh.visual.material.PBRMaterial(
         name="object",
@@ -460,10 +475,25 @@ def _assemble(
         roughnessFactor=ROUGHNESS,
     )
     mesh = trimesh.Trimesh(
-        vertices=vertices[vertex_map],
+        vertices=solid.vertices[vertex_map],
         faces=inverse.reshape(-1, 3),
-        vertex_normals=normals[smooth],
+        vertex_normals=solid.normals[smooth],
         visual=trimesh.visual.TextureVisuals(uv=layout.uv[cut], material=material),
         process=False,
     )
     return mesh, vertex_map
+
+
+@kernel(parallel=True)
+def _interpolate(values, corners, face, weights):  # type: ignore[no-untyped-def]
+    """Values [n, 3] float32 at corners [m, 3] of faces → at samples with face [N] and barycentric weights [N, 3]."""
+    out = np.empty((face.shape[0], 3), np.float32)
+    for i in prange(face.shape[0]):
+        f = face[i]
+        for k in range(3):
+            out[i, k] = (
+                weights[i, 0] * values[corners[f, 0], k]
+                + weights[i, 1] * values[corners[f, 1], k]
+                + weights[i, 2] * values[corners[f, 2], k]
+            )
+    return out
