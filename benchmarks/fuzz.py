@@ -1,11 +1,11 @@
 """Hostile inputs: a clear error or a valid asset for each, never a traceback, never a partial file.
 
-    python benchmarks/fuzz.py [--count 2000] [--seed 0] [--only KIND]
+    python benchmarks/fuzz.py [--count 2000] [--seed 0] [--only NUMBER]
 
 Seeds are photos drawn here and encoded in every format Pillow writes; they are truncated, flipped, spliced, given
 wrong extensions, impossible sizes and impossible contents, and go through the command line's own entry point. Model
 files written by obverse are damaged in the same ways and go through ``convert``. The full disk, the read-only folder
-and the interrupt are real ones, in processes of their own. A failure prints the case; the seed and its number repeat it.
+and the interrupt are real ones, in processes of their own. A failure prints its case; seed and number repeat it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def damaged(rng: np.random.Generator, data: bytes, kind: str) -> bytes:
         a, b = sorted(rng.integers(0, len(raw), 2))
         raw[a:b] = rng.integers(0, 256, int(rng.integers(0, 500)), dtype=np.uint8).tobytes()
     elif kind == "doubled":
-        raw += raw
+        raw = raw + raw
     elif kind == "noise":
         return rng.integers(0, 256, int(rng.integers(0, 5000)), dtype=np.uint8).tobytes()
     elif kind == "text":
@@ -224,7 +224,7 @@ def process_cases(folder: Path) -> list[tuple[str, str, str]]:
     judge("no space for the files", done, {8}, out)
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*base, "-o", "-"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    judge("standard output on a full disk", done, {1, 8}, folder / "nowhere" / "out")
+    judge("standard output on a full disk", done, {8}, folder / "nowhere" / "out")
     done = subprocess.run([*base, "-o", "/proc/obverse/out"], capture_output=True, text=True, check=False)
     judge("a folder that cannot be made", done, {8}, folder / "nowhere" / "out")
     (folder / "file").write_text("x")

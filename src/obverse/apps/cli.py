@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_CODES, OutputError, UsageError
-from .console import Console, describe, read_input, write_stdout
+from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
 
 EXIT_CODE_TEXT = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -268,7 +268,10 @@ def main(arguments: list[str] | None = None) -> None:
 def guarded(run: Callable[[], Any]) -> int:
     """Run a command → exit code; errors become one line on standard error."""
     try:
-        code = run()
+        with listening_for_interrupts():
+            code = run()
+        if code == 130:  # the argument parser's answer to an interrupt
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # whoever read our output has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

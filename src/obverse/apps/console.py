@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError, ObverseError
+from ..errors import InputError, ObverseError, OutputError
 from ..stages import Stages
 
 # What each stage does, for people; stages not listed are shown by name.
@@ -70,7 +72,7 @@ class Console:
     def progress(self, title: str) -> Iterator[Stages]:
         """Show the stages of a run as a bar on a terminal, as lines if verbose, else not at all."""
         if self.verbosity < 0 or self.json_output or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            yield Stages(listener=self._line if self.verbosity > 0 else None)
+            yield Stages(listener=self._line)
             return
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -85,6 +87,7 @@ class Console:
             task = bar.add_task("", total=self.stages_expected, title=title)
 
             def listen(name: str, event: str) -> None:
+                stop_if_interrupted()
                 if event == "start":
                     bar.update(task, description=STAGE_WORDS.get(name, name))
                 else:
@@ -93,6 +96,7 @@ class Console:
             yield Stages(listener=listen)
 
     def _line(self, name: str, event: str) -> None:
+        stop_if_interrupted()
         if event == "start":
             self.detail(f"  {STAGE_WORDS.get(name, name)}")
 
@@ -108,9 +112,48 @@ def read_input(name: str) -> str | bytes:
 
 
 def write_stdout(data: bytes) -> None:
-    """Bytes to standard output."""
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Bytes to standard output.
+
+    Raises:
+        OutputError: the system refused. BrokenPipeError: the reader has gone, which is its right.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what is buffered cannot be written at exit either
+        raise OutputError(f"standard output: {error.strerror}; free some space or write to a folder with -o") from error
+
+
+@contextmanager
+def listening_for_interrupts() -> Iterator[None]:
+    """Remember that Ctrl-C was pressed: some packages swallow the exception while they are imported; we ask again."""
+
+    def remember(signum: int, frame: object) -> None:
+        _Interrupt.pressed = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Interrupt.pressed = False
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed and the exception got lost."""
+    if _Interrupt.pressed:
+        raise KeyboardInterrupt
+
+
+class _Interrupt:
+    pressed = False
 
 
 def describe(error: BaseException) -> tuple[int, str]:
