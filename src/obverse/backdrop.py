@@ -100,7 +100,7 @@ def fit_studio(rgb: FloatArray) -> Studio:
         background = _grow(match, inlier, terrain, smooth, darkest)
         if tails:
             background |= _contact_shadow(match, background, terrain)
-        background |= _holes(match.apart, background, float(np.clip(4 * noise, 0.02, 0.05)))
+        background |= _holes(match.apart, background, terrain, float(np.clip(4 * noise, 0.02, 0.05)))
         area = int((~background).sum())
         largest = max(largest, area)  # the first trial is the most cautious
         score = solidity(~background) * _on_edges(~background, terrain.sharp) * area / max(largest, 1)
@@ -129,7 +129,7 @@ def _terrain(rgb: FloatArray, seed: BoolArray) -> _Terrain:
     slope, coarse = _slope(rgb, 0.8), _slope(rgb, 2.5)
     steepest = float(np.percentile(slope[seed], 95)) if seed.any() else 1.0
     edge = float(np.clip(2.5 * steepest, 0.009, 0.03))
-    blurred = (slope < 1.5 * coarse) & (slope < 0.05)
+    blurred = (slope < 1.5 * coarse) & (slope < 0.08)
     mean = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 2.0), np.float32)
     grain = _spread(distance(rgb[seed], mean[seed]))
     calm = slope < max(edge, 2.5 * steepest)
@@ -273,13 +273,14 @@ def _up_to_edge(rgb: FloatArray, background: BoolArray) -> BoolArray:
     return background
 
 
-def _holes(apart: FloatArray, background: BoolArray, tolerance: float) -> BoolArray:
+def _holes(apart: FloatArray, background: BoolArray, terrain: _Terrain, tolerance: float) -> BoolArray:
     """Enclosed regions that show the background: they match it closely and end at a crisp edge → [h, w]."""
     import cv2
 
     unreached = ((apart < tolerance) & ~background).astype(np.uint8)
     matching = cv2.morphologyEx(unreached, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(matching, connectivity=4)
+    contrast, sharp = cv2.dilate(apart, np.ones((5, 5))), cv2.dilate(terrain.sharp.astype(np.uint8), np.ones((5, 5)))
     open_ones = np.zeros(count, bool)
     for i in range(1, count):
         if stats[i, cv2.CC_STAT_AREA] < 16:
@@ -288,6 +289,7 @@ def _holes(apart: FloatArray, background: BoolArray, tolerance: float) -> BoolAr
         window = (slice(max(y - 3, 0), y + h + 3), slice(max(x - 3, 0), x + w + 3))
         inside = (labels[window] == i).astype(np.uint8)
         rim = (cv2.dilate(inside, np.ones((7, 7), np.uint8)) > 0) & (inside == 0)
-        crisp = float(np.percentile(cv2.dilate(apart[window], np.ones((5, 5)))[rim], 20)) if rim.any() else 0.0
-        open_ones[i] = crisp > max(0.08, 2.5 * tolerance)
+        if rim.any():
+            differs = float(np.percentile(contrast[window][rim], 20)) > max(0.08, 2.5 * tolerance)
+            open_ones[i] = differs and float(np.mean(sharp[window][rim])) > 0.7
     return open_ones[labels]

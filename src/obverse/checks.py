@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
-BLUR_LIMIT = 0.75
+# Twelve sharp photos of objects measure 0.22 to 0.44; blurred by two pixels at 512 they measure 0.58 to 0.79.
+BLUR_LIMIT = 0.65
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,14 @@ def _blurred(scene: Scene, solid: Mask) -> Check | None:
     if not len(rows):
         return None
     window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    grey = cv2.cvtColor(scene.rgb[window], cv2.COLOR_RGB2GRAY)
-    inside = cv2.erode(solid[window].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    rgb, mask = scene.rgb[window], solid[window].astype(np.uint8)
+    scale = 768 / max(mask.shape)
+    if scale < 1:  # finer detail than that is not used
+        size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.float32)
+        mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.float32)
+    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderValue=0) > 0
     blur = 0.0
     for axis in (0, 1):
         soft = cv2.blur(grey, (1, 9) if axis == 0 else (9, 1))

@@ -211,7 +211,7 @@ def _bounds(cut: Matte, picture: Picture) -> tuple[int, int, int, int]:
     """The box around what is more than half opaque → left, top, right, bottom (exclusive)."""
     solid = cut.alpha > 0.5
     area = int(solid.sum())
-    if area < max(4, SMALLEST_OBJECT * solid.size):
+    if area < max(1, SMALLEST_OBJECT * solid.size):
         share = 100 * area / solid.size
         remedy = {
             "alpha": "the photo is transparent nearly everywhere: use matte 'border' or 'grabcut' to ignore its alpha",

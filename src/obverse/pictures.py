@@ -356,10 +356,10 @@ def _convert(image: Image.Image, max_side: int, notes: list[Check]) -> tuple[Flo
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)  # with alpha premultiplied
     alpha = None
     if image.mode in ("LA", "RGBA"):
-        alpha = np.asarray(image.getchannel("A"), dtype=np.float32) * np.float32(1 / 255)
+        alpha = np.asarray(image.getchannel("A"), dtype=np.float32) / np.float32(255)
         image = image.convert(image.mode[:-1])
     image = _to_srgb(image, profile, notes)
-    return np.asarray(image, dtype=np.float32) * np.float32(1 / 255), alpha
+    return np.asarray(image, dtype=np.float32) / np.float32(255), alpha
 
 
 def _deep_grey(values: NDArray[Any], mode: str) -> FloatArray:
@@ -459,9 +459,9 @@ def _from_array(array: NDArray[Any], max_side: int, allow_bool: bool) -> Picture
 def _unit_range(array: NDArray[Any], allow_bool: bool) -> FloatArray:
     """Check type and values, and scale to 0–1."""
     if array.dtype == np.uint8:
-        return array.astype(np.float32) * np.float32(1 / 255)
+        return array.astype(np.float32) / np.float32(255)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return array.astype(np.float32) * np.float32(1 / 65535)
+        return array.astype(np.float32) / np.float32(65535)
     if array.dtype == np.bool_:
         if allow_bool:
             return array.astype(np.float32)
