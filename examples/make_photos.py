@@ -1,8 +1,8 @@
 """Model and photograph the example objects: a mug, a toy car and a desk lamp, all from code.
 
     pip install "bpy==4.2.*" pillow        # Blender as a module; it wants exactly Python 3.11
-    python examples/make_photos.py         # all three, a few minutes on a laptop
-    python examples/make_photos.py mug --pixels 256 --samples 16 --out /tmp
+    python examples/make_photos.py         # all three, full size
+    python examples/make_photos.py mug --pixels 256 --samples 16 --out .
 
 One function per object builds it and says how to photograph it; what they share is in studio.py.
 """
@@ -361,7 +361,7 @@ def main() -> None:
         studio.empty_stage(ambient=0.2)
         subject, shot = build()
         studio.frame(subject, shot)
-        studio.develop(options.out / file, shot, pixels=options.pixels, samples=options.samples)
+        studio.develop(options.out / file, shot, side=options.pixels, samples=options.samples)
         print(f"{file}: {time.perf_counter() - started:.0f} s")
 
 

@@ -354,8 +354,8 @@ def frame(subject: Sequence[bpy.types.Object], shot: Shot) -> None:
     bpy.context.scene.camera = camera
 
 
-def develop(path: Path, shot: Shot, *, pixels: int, samples: int) -> None:
-    """Render the stage with Cycles on the CPU, denoise, and save without any metadata."""
+def develop(path: Path, shot: Shot, *, side: int, samples: int) -> None:
+    """Render the stage, `side` pixels square, with Cycles on the CPU; denoise; save without any metadata."""
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
     scene.cycles.samples, scene.cycles.seed = samples, 7
@@ -363,7 +363,7 @@ def develop(path: Path, shot: Shot, *, pixels: int, samples: int) -> None:
     scene.cycles.use_denoising, scene.cycles.denoiser = True, "OPENIMAGEDENOISE"
     scene.cycles.max_bounces = 8
     scene.cycles.caustics_reflective = scene.cycles.caustics_refractive = False
-    scene.render.resolution_x = scene.render.resolution_y = pixels
+    scene.render.resolution_x = scene.render.resolution_y = side
     scene.render.film_transparent = shot.transparent
     scene.view_settings.view_transform, scene.view_settings.look = "AgX", "AgX - Medium High Contrast"
     scene.view_settings.exposure = shot.exposure
@@ -373,7 +373,10 @@ def develop(path: Path, shot: Shot, *, pixels: int, samples: int) -> None:
         scene.render.filepath = str(Path(scratch) / "render.png")
         bpy.ops.render.render(write_still=True)
         with Image.open(scene.render.filepath) as picture:
-            bare = Image.fromarray(np.asarray(picture))  # pixels only: Blender's text chunks name paths and dates
+            pixels = np.array(picture)  # nothing but pixels: Blender's text chunks name paths and dates
+    if shot.transparent:
+        pixels[pixels[..., 3] == 0] = 0  # the dither would leave noise in the colour of what is not there
+    bare = Image.fromarray(pixels)
     if path.suffix == ".jpg":
         bare.save(path, quality=90, subsampling=0, optimize=True)
     else:
