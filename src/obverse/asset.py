@@ -161,11 +161,12 @@ class Asset:
                 preview = png_bytes(contact_sheet(self))
             if "png" in formats:
                 files.append(atomic_write(folder / "preview.png", preview))
-        with self.stages("turntable"):
-            videos = [name for name in formats if name in VIDEO_FORMATS]
-            turn = self.turntable() if videos else None
-            for name in videos:
-                files += write_video(turn, folder / f"turntable.{name}")
+        videos = [name for name in formats if name in VIDEO_FORMATS]
+        if videos:
+            with self.stages("turntable"):
+                turn = self.turntable()
+                for name in videos:
+                    files += write_video(turn, folder / f"turntable.{name}")
         report = self._final_report(files, height)
         if "html" in formats:
             page = self._page(report, preview, height)

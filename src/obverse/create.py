@@ -242,7 +242,8 @@ def _predicted_color(
     from scipy.spatial import cKDTree
 
     tree = cKDTree(shape.vertices)
-    visual = shape.visual.to_color() if shape.visual.kind == "texture" else shape.visual
+    visual: Any = shape.visual
+    visual = visual.to_color() if visual.kind == "texture" else visual
     colors = torch.as_tensor(np.asarray(visual.vertex_colors)[:, :3] / 255, dtype=torch.float32)
     return lambda points: colors[torch.as_tensor(tree.query(to_field(points).numpy())[1])]
 

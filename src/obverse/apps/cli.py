@@ -129,7 +129,7 @@ def cutout(
     from ..sheet import png_bytes, to_image
 
     console = Console(json_output=json_output, verbosity=-quiet)
-    subject = read_photo(read_input(photo), matte=matte, mask=mask, box=parse_box(box))
+    subject = read_photo(read_input(photo), matte=matte, mask=mask, box=parse_box(box))  # type: ignore[arg-type]
     for check in subject.checks:
         console.warn(check.name, check.message, check.remedy)
     data = png_bytes(to_image(subject.cutout))

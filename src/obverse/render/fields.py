@@ -18,9 +18,20 @@ class Field(Protocol):
     (negative inside) where it is below. ``bounds`` is the half-open box ``(low, high)`` outside which it is empty.
     """
 
-    kind: Literal["density", "sdf"]
-    level: float
-    bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
+    @property
+    def kind(self) -> Literal["density", "sdf"]:
+        """How values are read."""
+        ...
+
+    @property
+    def level(self) -> float:
+        """The value on the surface."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Low and high corner of the box that holds the solid."""
+        ...
 
     def density_or_sdf(self, points: Tensor) -> Tensor:
         """World points [N, 3] → values [N], float32."""
