@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield final
             return
         final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _refused(path, error) from error
-    temporary = final.with_name(f".{final.name[:80]}.{secrets.token_hex(6)}.part")
+    temporary = final.with_name(f".obverse-{secrets.token_hex(8)}.part")
     try:
         yield temporary
         os.replace(temporary, final)
+    except OutputError:
+        raise
     except OSError as error:
         raise _refused(path, error) from error
     finally:
@@ -75,23 +79,19 @@ def atomic_write_all(files: Mapping[Path, Sequence[Data]]) -> list[Path]:
     Raises:
         OutputError: as :func:`atomic_path`.
     """
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         for path, pieces in files.items():
             temporary = stack.enter_context(atomic_path(path))
             try:
                 with open(temporary, "wb") as file:
                     file.writelines(pieces)
-            except OSError as error:
+            except OSError as error:  # here, because the stack would blame the last path it entered
                 raise _refused(path, error) from error
     return list(files)
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
-    reason = error.strerror or str(error) or type(error).__name__
+def _refused(path: Path, error: OSError | ValueError) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return OutputError(f"{path} could not be written: {reason}; free some space or choose another place with -o")
 
 
@@ -121,8 +121,6 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
             raise
         raise InputError(f"{path}: {error}") from error
     except _DAMAGE as error:
-        if isinstance(error, ImportError):
-            raise
         what = str(error) or type(error).__name__
         raise InputError(f"{path} is not a readable {kind} file ({what}); export it again from its source") from error
 

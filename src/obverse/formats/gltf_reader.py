@@ -23,7 +23,8 @@ _UNREADABLE = {
     "KHR_meshopt_compression",
     "KHR_texture_basisu",
 }
-_MOST_VALUES = 1 << 28  # of one accessor; more is a mistake or an attack
+_MOST_VALUES = 1 << 28  # of one accessor, and vertices altogether; more is a mistake or an attack
+_MOST_ZEROS = 1 << 24  # values of an accessor that has no data behind it
 
 
 def parse_glb(data: bytes) -> MeshArrays:
@@ -39,12 +40,15 @@ def parse_glb(data: bytes) -> MeshArrays:
     if required:
         raise InputError(f"the GLB is compressed with {', '.join(sorted(required))}; export it without compression")
     reader = _Reader(document, binary)
-    parts = [
-        part
-        for mesh, matrix in reader.placed_meshes()
-        for primitive in mesh["primitives"]
-        if primitive.get("mode", 4) in (4, 5, 6) and (part := reader.primitive(primitive, matrix)) is not None
-    ]
+    parts, total = [], 0
+    for mesh, matrix in reader.placed_meshes():
+        for primitive in mesh["primitives"]:
+            part = reader.primitive(primitive, matrix) if primitive.get("mode", 4) in (4, 5, 6) else None
+            if part is not None:
+                parts.append(part)
+                total += len(part.vertices)
+            if total > _MOST_VALUES:
+                raise InputError(f"the GLB places more than {_MOST_VALUES} vertices; simplify it")
     if not parts:
         raise InputError("the GLB holds no triangles (only points, lines or nothing); export a mesh")
     provenance = document.get("asset", {}).get("extras", {})
@@ -202,6 +206,8 @@ class _Reader:
         if "bufferView" in accessor:
             values = self._rows(accessor["bufferView"], accessor.get("byteOffset", 0), rows, columns, code)
         else:
+            if rows * columns > _MOST_ZEROS:
+                raise InputError(f"glTF accessor {index} has {rows} entries and no data; the file is damaged")
             values = np.zeros((rows, columns), dtype=code)
         if "sparse" in accessor:
             values = self._sparse(values, accessor["sparse"], columns, code)

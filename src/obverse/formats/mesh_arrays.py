@@ -103,7 +103,7 @@ def _appearance(mesh: trimesh.Trimesh, count: int) -> dict[str, Any]:
                 )
             found |= {"uv": uv.astype(np.float32), "image": _opaque(image, getattr(material, "alphaMode", None))}
         return found
-    if isinstance(visual, ColorVisuals) and visual.kind == "vertex":
+    if isinstance(visual, ColorVisuals) and visual.kind in ("vertex", "face"):
         colors = np.asarray(visual.vertex_colors)
         if colors.shape == (count, 4):
             return {"colors": colors.astype(np.uint8)}

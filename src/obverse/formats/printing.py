@@ -76,11 +76,12 @@ def parse_stl(data: bytes) -> MeshArrays:
     """
     count = int.from_bytes(data[80:84], "little")
     scale = 1000.0
-    if len(data) >= 84 and len(data) == 84 + 50 * count:
+    text = data.lstrip()[:5].lower() == b"solid"
+    if len(data) == 84 + 50 * count or (not text and len(data) >= 84 + 50 * count):
         corners = np.frombuffer(data, _STL_TRIANGLE, count, 84)["corners"]
         noted = re.match(rb"obverse \S+ unit=mm up=\+Z scale=([0-9.e+-]+)", data[:80])
         scale = float(noted.group(1)) if noted else scale
-    elif data.lstrip()[:5].lower() == b"solid":
+    elif text:
         numbers = re.findall(rb"vertex\s+(\S+)\s+(\S+)\s+(\S+)", data)
         corners = np.array(numbers, dtype="S64").astype(np.float64)[: len(numbers) // 3 * 3].reshape(-1, 3, 3)
     else:

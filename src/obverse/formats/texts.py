@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .files import Data
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LARGEST_MEMBER = 1 << 30  # bytes unpacked; a hostile archive could claim anything
 
 
@@ -48,6 +49,9 @@ def zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
         entry = archive.getinfo(name)
     except KeyError as error:
         raise InputError(f"the archive has no {name!r}; it is damaged, export it again") from error
-    if entry.file_size > _LARGEST_MEMBER or entry.flag_bits & 1:
-        raise InputError(f"{name!r} unpacks to {entry.file_size} bytes or is encrypted; at most {_LARGEST_MEMBER}")
+    if entry.file_size > _LARGEST_MEMBER or entry.flag_bits & 1 or entry.compress_type not in _METHODS:
+        raise InputError(
+            f"{name!r} unpacks to {entry.file_size} bytes with method {entry.compress_type}; it must be at most "
+            f"{_LARGEST_MEMBER} bytes, not encrypted, and stored or deflated"
+        )
     return archive.read(entry)

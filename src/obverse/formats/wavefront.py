@@ -144,13 +144,14 @@ def _table(key: str, rows: list[list[str]]) -> np.ndarray:
 def _part(corners: np.ndarray, tables: dict[str, np.ndarray], material: _Material) -> MeshArrays:
     """The triangles of one material: one vertex for every distinct (v, vt, vn)."""
     sizes = np.array([len(tables[key]) for key in ("v", "vt", "vn")])
-    if corners.max(axis=0).max() >= 2**31 or (corners >= sizes).any() or (corners[:, 0] < 0).any():
+    if (corners >= sizes).any() or (corners[:, 0] < 0).any():
         raise InputError(f"an OBJ face names an entry past {sizes.tolist()} (v, vt, vn); the file is damaged")
     for column in (1, 2):  # all corners or none
         if (corners[:, column] < 0).any():
             corners[:, column] = -1
-    key = (corners[:, 0] * (sizes[1] + 1) + corners[:, 1] + 1) * (sizes[2] + 1) + corners[:, 2] + 1
-    _, first, number = np.unique(key, return_index=True, return_inverse=True)
+    pairs = np.unique(corners[:, 0] * (sizes[1] + 1) + corners[:, 1] + 1, return_inverse=True)[1]
+    keys = pairs * (sizes[2] + 1) + corners[:, 2] + 1
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
     used = corners[first]
     faces = number.reshape(-1, 3)
     vertices = tables["v"][used[:, 0], :3].astype(np.float32)
