@@ -186,6 +186,21 @@ def test_without_a_photo_every_texel_is_predicted() -> None:
     assert textured.seen_fraction == 0 and not textured.seen.any() and textured.texels_per_pixel == 0
 
 
+def test_a_camera_that_does_not_see_the_object_changes_nothing() -> None:
+    away = orbit(0.0, 0.0, distance=2.4, size=64)[0]
+    away = Cameras(torch.diag(torch.tensor([-1.0, 1, -1, 1])) @ away.world_to_camera, away.intrinsics, 64, 64)
+    textured = texture_mesh(ball(), predicted=plain(GREEN), photo=torch.ones(64, 64, 4), camera=away, size=256)
+    assert textured.seen_fraction == 0
+    assert np.abs(texels(textured)[0] - GREEN).max() < 1 / 255
+
+
+def test_a_photo_without_an_object_changes_nothing() -> None:
+    photo = torch.cat([torch.ones(64, 64, 3), torch.zeros(64, 64, 1)], dim=-1)
+    textured = texture_mesh(ball(), predicted=plain(GREEN), photo=photo, camera=camera_at(), size=256)
+    assert textured.seen_fraction == 0
+    assert np.abs(texels(textured)[0] - GREEN).max() < 1 / 255
+
+
 def test_the_gutter_continues_the_charts() -> None:
     image, face, _ = texels(texture_mesh(ball(), predicted=plain(GREEN), size=256))
     assert (face < 0).any()

@@ -25,6 +25,7 @@ _LABELS = 7  # 0 is the photo's projection, 1 to 6 are the axes above
 _SMOOTHNESS = np.float32(0.8)  # cost of a face whose neighbours all have another label; a cosine is the gain
 _SMALL = 0.004  # charts below this share of the area join a neighbour where they can
 _LONGEST = 0.6  # of the atlas's side; longer charts are cut
+_LONGEST_SEEN = 0.9  # the same for charts that hold the photo, which is better left whole
 _CHECKS = 6  # packings after each of which overlaps are looked for
 _CUTS = 4  # rounds of cutting charts in two
 
@@ -83,7 +84,7 @@ def unwrap(
     corners = _scale(shape, labels, component, corners, density)
     corners *= np.sqrt(0.65 * size * size / max(float(np.abs(packing.doubled_areas(corners)).sum()) / 2, 1e-12))
     component, corners = _divide(shape, component, corners, size, keep=labels == 0)
-    chart = _without_overlaps(shape, component, corners, 1.0)
+    chart = _without_overlaps(shape, component, corners, 0.5)  # coarse and quick; packing looks again
     chart, low, packed = _pack(shape, chart, corners, size)
     vertex_map, new_faces, first = _split_vertices(faces, chart)
     uv = packing.place(packed, corners.reshape(-1, 2)[first], chart[first // 3], low) / size
@@ -148,12 +149,8 @@ def _segment(shape: _Shape, camera: Cameras | None, visible: np.ndarray | None) 
 
 def _smooth_normals(shape: _Shape) -> np.ndarray:
     """Face normals [m, 3] averaged over a few rings of neighbours, so that bumps do not decide the direction."""
-    around = np.where(shape.neighbours < 0, np.arange(len(shape.faces), dtype=np.int32)[:, None], shape.neighbours)
-    own = shape.normals * shape.areas[:, None]
-    smooth = own
-    for _ in range(6):
-        smooth = 0.25 * smooth + 0.25 * (smooth[around[:, 0]] + smooth[around[:, 1]] + smooth[around[:, 2]])
-    return smooth / np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-30)
+    smooth = _blur(shape.normals * shape.areas[:, None].astype(np.float32), shape.neighbours, np.int32(6))
+    return smooth / np.maximum(np.sqrt(np.einsum("mc,mc->m", smooth, smooth)), 1e-30)[:, None]
 
 
 def _merge_small(
@@ -239,8 +236,8 @@ def _divide(
     Charts of ``keep`` (faces [m] bool) hold the photo: they are cut only for length, and not turned in their plane.
     Returns components [m] and corners [m, 3, 2], turned so that a chart's longer principal axis is horizontal.
     """
+    corners = _turned(component, corners, ~keep)
     for _ in range(_CUTS):
-        corners = _turned(component, corners, keep)
         low, high = _bounds(component, corners)
         extent = high - low
         area = np.bincount(component, np.abs(packing.doubled_areas(corners)) / 2)
@@ -248,25 +245,27 @@ def _divide(
         kept = np.zeros(len(area), bool)
         kept[component] = keep
         loose = (box > 0.02 * size * size) & (area < 0.45 * box) & ~kept
-        cut = (extent.max(1) > _LONGEST * size) | loose
-        axis = extent.argmax(1)
-        along = np.take_along_axis(corners, axis[component][:, None, None], axis=2)[..., 0]
-        longest = np.zeros(len(axis), np.float32)  # a chart of faces as long as itself cannot be cut across
-        np.maximum.at(longest, component, along.max(1) - along.min(1))
-        cut &= longest < 0.3 * extent.max(1)
-        if not cut.any():
+        cut = (extent.max(1) > np.where(kept, _LONGEST_SEEN, _LONGEST) * size) | loose
+        rows = np.flatnonzero(cut[component])
+        if len(rows) == 0:
             break
+        axis, whole = extent.argmax(1), component[rows]
+        along = np.take_along_axis(corners[rows], axis[whole][:, None, None], axis=2)[..., 0]
+        longest = np.zeros(len(axis), np.float32)  # a chart of faces as long as itself cannot be cut across
+        np.maximum.at(longest, whole, along.max(1) - along.min(1))
+        cut &= longest < 0.3 * extent.max(1)
         middle = (low + high)[np.arange(len(axis)), axis] / 2
-        side = (cut[component] & (along.sum(1) / 3 > middle[component])).astype(np.int32)
+        side = np.zeros(len(component), np.int32)
+        side[rows] = cut[whole] & (along.sum(1) / 3 > middle[whole])
         halves, count = _components(2 * component + side, shape.neighbours)
-        share = (
-            np.bincount(halves, shape.areas, count)
-            / np.maximum(np.bincount(component, shape.areas), 1e-30)[_first(halves, component, count)]
-        )
-        crumb = cut[component] & (share[halves] < 0.02)  # faces the cut left on the wrong side
-        side[crumb] ^= 1
+        total = np.bincount(component, shape.areas)[_first(halves, component, count)]
+        share = np.bincount(halves, shape.areas, count) / np.maximum(total, 1e-30)
+        side[rows] ^= cut[whole] & (share[halves[rows]] < 0.02)  # faces the cut left on the wrong side
         component = _components(2 * component + side, shape.neighbours)[0]
-    return component, _turned(component, corners, keep)
+        turn = np.zeros(len(component), bool)
+        turn[rows] = ~keep[rows]
+        corners = _turned(component, corners, turn)
+    return component, corners
 
 
 def _first(part: np.ndarray, whole: np.ndarray, count: int) -> np.ndarray:
@@ -276,21 +275,22 @@ def _first(part: np.ndarray, whole: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
-def _turned(component: np.ndarray, corners: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Corners [m, 3, 2] turned in their plane so that each chart's longer principal axis lies along the first."""
-    count = int(component.max()) + 1
-    area = np.abs(packing.doubled_areas(corners)).astype(np.float64)
-    centre = (corners[:, 0] + corners[:, 1] + corners[:, 2]) / 3
-    weight = np.maximum(np.bincount(component, area, count), 1e-30)
-    mean = np.stack([np.bincount(component, area * centre[:, k], count) / weight for k in range(2)], axis=1)
-    x, y = (centre - mean[component]).T
-    xx, yy, xy = (np.bincount(component, area * v, count) for v in (x * x, y * y, x * y))
+def _turned(component: np.ndarray, corners: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Corners [m, 3, 2], where ``turn`` [m] says so turned to lay a chart's longer principal axis along the first."""
+    rows = np.flatnonzero(turn)
+    chart, count, p = component[rows], int(component.max()) + 1, corners[rows]
+    area = np.abs(packing.doubled_areas(p)).astype(np.float64)
+    centre = (p[:, 0] + p[:, 1] + p[:, 2]) / 3
+    weight = np.maximum(np.bincount(chart, area, count), 1e-30)
+    mean = np.stack([np.bincount(chart, area * centre[:, k], count) / weight for k in range(2)], axis=1)
+    x, y = (centre - mean[chart]).T
+    xx, yy, xy = (np.bincount(chart, area * v, count) for v in (x * x, y * y, x * y))
     angle = 0.5 * np.arctan2(2 * xy, xx - yy)
-    angle[component[keep]] = 0
-    c, s = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    c, s = c[component][:, None], s[component][:, None]
-    x, y = corners[..., 0], corners[..., 1]
-    return np.stack([c * x + s * y, c * y - s * x], axis=2)
+    c, s = (f(angle).astype(np.float32)[chart][:, None] for f in (np.cos, np.sin))
+    out = corners.copy()
+    out[rows, :, 0] = c * p[..., 0] + s * p[..., 1]
+    out[rows, :, 1] = c * p[..., 1] - s * p[..., 0]
+    return out
 
 
 def _pack(
@@ -401,6 +401,21 @@ def _neighbours(faces, vertex_count):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _blur(values, neighbours, rounds):  # type: ignore[no-untyped-def]
+    """Values of faces [m, 3] averaged with those of their neighbours, a number of times."""
+    out, previous, quarter = values.copy(), values.copy(), np.float32(0.25)
+    for _ in range(rounds):
+        previous[:] = out
+        for f in range(out.shape[0]):
+            for k in range(3):
+                total = previous[f, k]
+                for i in range(3):
+                    total += previous[neighbours[f, i] if neighbours[f, i] >= 0 else f, k]
+                out[f, k] = quarter * total
+    return out
+
+
+@kernel()
 def _relax(labels, gain, neighbours, share, smoothness, sweeps):  # type: ignore[no-untyped-def]
     """Iterated conditional modes: each face in turn takes the label with the best gain minus border cost."""
     score = np.zeros(gain.shape[1], np.float32)
@@ -474,19 +489,20 @@ def _claim(component, corners, width, neighbours, scratch):  # type: ignore[no-u
             free, taken = True, 0
             for j in range(bottom, top + 1):
                 cy = np.float32(j) + np.float32(0.5)
+                r0, r1, r2 = (x1 - x0) * (cy - y0), (x2 - x1) * (cy - y1), (x0 - x2) * (cy - y2)
+                before = taken
                 for i in range(left, right + 1):
                     cx = np.float32(i) + np.float32(0.5)
-                    if (
-                        (x1 - x0) * (cy - y0) - (y1 - y0) * (cx - x0) > 0
-                        and (x2 - x1) * (cy - y1) - (y2 - y1) * (cx - x1) > 0
-                        and (x0 - x2) * (cy - y2) - (y0 - y2) * (cx - x2) > 0
-                    ):
+                    e0, e1, e2 = r0 - (y1 - y0) * (cx - x0), r1 - (y2 - y1) * (cx - x1), r2 - (y0 - y2) * (cx - x2)
+                    if min(e0, e1, e2) > 0:
                         texel = j * row + i
                         if scratch[texel] == count + 1:
                             free = False
                             break
                         covered[taken] = texel
                         taken += 1
+                    elif taken > before:
+                        break
                 if not free:
                     break
             if not free:
