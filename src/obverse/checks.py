@@ -199,8 +199,8 @@ def _looks_like_scene(scene: Scene, solid: Mask) -> Check | None:
     return Check(
         "looks-like-a-scene",
         round(busy, 2),
-        f"edges cover {100 * busy:.0f} % of what lies around the object, more than {100 * BUSY_LIMIT:.0f} %: this looks "
-        "like a scene, and the cut-out is a guess",
+        f"edges cover {100 * busy:.0f} % of what lies around the object, more than {100 * BUSY_LIMIT:.0f} %: this "
+        "looks like a scene, and the cut-out is a guess",
         "photograph one object before a plain background, or choose it with box or mask",
     )
 
