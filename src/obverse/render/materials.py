@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numba
 import numpy as np
 import trimesh
 
@@ -171,3 +172,18 @@ def sample(texels: np.ndarray, levels: np.ndarray, u: float, v: float, footprint
         r2, g2, b2 = bilinear(texels, levels, level + 1, u, v)
         r, g, b = r + blend * (r2 - r), g + blend * (g2 - g), b + blend * (b2 - b)
     return r, g, b
+
+
+def sample_texture(texture: Texture, uv: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+    """Colours [n, 3] float32 of a texture at uv [n, 2] (v up, repeating), averaged over ``footprint`` [n] texels."""
+    colors = np.empty((len(uv), 3), F)
+    _sample_all(texture.texels, texture.levels, np.ascontiguousarray(uv, F), np.ascontiguousarray(footprint, F), colors)
+    return colors
+
+
+@kernel(parallel=True)
+def _sample_all(
+    texels: np.ndarray, levels: np.ndarray, uv: np.ndarray, footprint: np.ndarray, colors: np.ndarray
+) -> None:
+    for n in numba.prange(len(uv)):
+        colors[n, 0], colors[n, 1], colors[n, 2] = sample(texels, levels, uv[n, 0], uv[n, 1], footprint[n])
