@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,19 @@ def test_the_result_is_the_same_for_every_cut_into_words():
         moved, same = surface_nets(wide)
         np.testing.assert_array_equal(same, faces)
         np.testing.assert_allclose(moved - [0, 0, offset], vertices, atol=4e-6)
+
+
+def test_the_number_of_threads_changes_nothing():
+    volume = np.random.default_rng(7).standard_normal((40, 20, 20)).astype(np.float32)
+    several = surface_nets(volume)
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        alone = surface_nets(volume)
+    finally:
+        numba.set_num_threads(before)
+    for a, b in zip(several, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_nan_and_infinity_are_refused():

@@ -92,7 +92,7 @@ def check_faces(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Wate
 
     edges = Edges.of(faces)
     corners = corner_fans(faces, edges)
-    used = np.unique(faces)
+    used = np.flatnonzero(np.bincount(faces.ravel(), minlength=len(vertices)))
     parts = components(faces, len(vertices))
     return Watertight(
         closed=bool((edges.count == 2).all()) and len(faces) > 0,
