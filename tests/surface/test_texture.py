@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import cv2
@@ -10,7 +11,7 @@ import trimesh
 from torch import Tensor
 
 from obverse.cameras import Cameras, orbit
-from obverse.errors import InputError
+from obverse.errors import InputError, UsageError
 from obverse.render.triangles import rasterize, rasterize_uv, render_mesh
 from obverse.surface import texture
 from obverse.surface.texture import Textured, smooth_normals, texture_mesh
@@ -331,3 +332,27 @@ def test_a_photo_without_alpha_is_refused() -> None:
 def test_several_cameras_for_one_photo_are_refused() -> None:
     with pytest.raises(InputError, match=r"3 cameras.*cameras\[0\]"):
         texture_mesh(ball(), predicted=plain(GREEN), photo=torch.ones(8, 8, 4), camera=orbit([0, 10, 20]))
+
+
+def test_an_empty_mesh_is_refused() -> None:
+    with pytest.raises(InputError, match="no faces"):
+        texture_mesh(trimesh.Trimesh(), predicted=plain(GREEN))
+
+
+def test_a_texture_size_out_of_range_is_refused_before_any_work() -> None:
+    def never(points: Tensor) -> Tensor:
+        raise AssertionError("the predictor was asked")
+
+    with pytest.raises(UsageError, match=r"8192.*256 and 4096"):
+        texture_mesh(ball(), predicted=never, size=8192)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xatlas") is None, reason="the xatlas package is not installed")
+def test_the_photo_comes_back_through_xatlas_too() -> None:
+    mesh, camera = trimesh.creation.icosphere(3, radius=0.5), camera_at()
+    photo = photograph(mesh, camera, waves)
+    textured = texture_mesh(mesh, predicted=plain(GREEN), photo=photo, camera=camera, size=512, atlas="xatlas")
+    image = render_mesh(textured.mesh, camera, shading="unlit", background=None)[0].numpy()
+    inside = cv2.erode((photo[..., 3].numpy() > 0.999).astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    error = ((image[..., :3] - photo[..., :3].numpy())[inside] ** 2).mean()
+    assert inside.sum() > 5000 and -10 * math.log10(error) > 30

@@ -40,8 +40,8 @@ class Atlas:
     face_chart: np.ndarray  # [m] int32
     charts: int
     utilisation: float  # share of the texture's area covered by faces
-    texels_per_unit: float  # median over faces outside the photo's charts, object units
-    texels_per_pixel: float  # of the charts that are projections into the photo; 0 where there are none
+    texels_per_unit: float  # of the other charts, per object unit (root mean square over their area)
+    texels_per_pixel: float  # of the charts that are projections into the photo; 0 where there are none, as with xatlas
 
 
 def unwrap(
@@ -69,13 +69,8 @@ def unwrap(
         InputError: the mesh has no faces, or more charts than the texture has room for.
         MissingPackageError: xatlas was asked for and is not installed.
     """
-    if not 256 <= size <= 4096:
-        raise UsageError(f"texture size is {size}, it must lie between 256 and 4096; 1024 suits most objects")
-    if atlas not in ("charts", "xatlas"):
-        raise UsageError(f'atlas is {atlas!r}, it must be "charts" or "xatlas"')
+    check_options(mesh, size=size, atlas=atlas)
     vertices, faces = np.asarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.int32)
-    if len(faces) == 0:
-        raise InputError("the mesh has no faces, so there is nothing to unwrap; check the surface before texturing it")
     if atlas == "xatlas":
         return _xatlas(vertices, faces, size)
     shape = _Shape.of(vertices, faces)
@@ -89,6 +84,16 @@ def unwrap(
     vertex_map, new_faces, first = _split_vertices(faces, chart)
     uv = packing.place(packed, corners.reshape(-1, 2)[first], chart[first // 3], low) / size
     return _atlas(shape, vertex_map, new_faces, uv, chart, size, front=labels == 0, camera=camera)
+
+
+def check_options(mesh: trimesh.Trimesh, *, size: int, atlas: str) -> None:
+    """Refuse what :func:`unwrap` cannot use, before any work is done: UsageError and InputError as it says."""
+    if not 256 <= size <= 4096:
+        raise UsageError(f"texture size is {size}, it must lie between 256 and 4096; 1024 suits most objects")
+    if atlas not in ("charts", "xatlas"):
+        raise UsageError(f'atlas is {atlas!r}, it must be "charts" or "xatlas"')
+    if len(mesh.faces) == 0:
+        raise InputError("the mesh has no faces, so there is nothing to unwrap; check the surface before texturing it")
 
 
 @dataclass(frozen=True)

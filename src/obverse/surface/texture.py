@@ -25,7 +25,7 @@ from ..cameras import Cameras
 from ..errors import InputError
 from ..parallel import kernel
 from ..render.triangles import rasterize, rasterize_uv
-from .charts import Atlas, face_neighbours, unwrap
+from .charts import Atlas, check_options, face_neighbours, unwrap
 from .packing import doubled_areas
 
 GRAZING = (0.15, 0.40)  # cosine between normal and view: below the first the photo counts nothing, above the second all
@@ -49,7 +49,9 @@ class Textured:
     seen_fraction: float  # share of the surface's area that carries the photo
     utilisation: float  # share of the texture's area covered by faces
     charts: int
-    texels_per_pixel: float  # texture resolution of the photographed side, per photo pixel; 0 without a photo
+    texels_per_pixel: (
+        float  # texture resolution of the photographed side, per photo pixel; 0 without a photo, or with xatlas
+    )
     texels_per_unit: float  # texture resolution of the other side, per object unit
 
 
@@ -81,6 +83,7 @@ def texture_mesh(
         InputError: photo without camera or the reverse, or a photo of the wrong shape.
         UsageError, MissingPackageError: as :func:`~obverse.surface.charts.unwrap` does.
     """
+    check_options(mesh, size=size, atlas=atlas)
     solid = _Solid.of(mesh, crease_deg)
     view = _View.of(solid.vertices, solid.faces, photo, camera)
     seen = np.zeros(len(solid.faces), np.float32)
