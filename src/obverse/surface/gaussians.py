@@ -96,7 +96,7 @@ def _relaxed(samples: _Samples, chosen: np.ndarray, spacing: np.ndarray, cell: f
         sums = _patches(samples, sites, directions, chosen, cell)
         number = sums[:, :1]
         offset = sums[:, 1:4] / number
-        # Where opposite sides of a thin wall share no samples the mean normal cannot vanish; elsewhere a sliver's may.
+        # A patch around a tip may hold normals that cancel; its old direction then stands.
         length = np.linalg.norm(sums[:, 4:7], axis=-1, keepdims=True)
         directions = np.where(length > 1e-3 * number, sums[:, 4:7] / np.maximum(length, 1e-12), directions).astype(F)
         sites = (sites + offset).astype(F)
