@@ -5,12 +5,21 @@ import hashlib
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from obverse.errors import InputError, UsageError
-from obverse.formats.mesh_arrays import from_trimesh, is_closed, smooth_normals, weld
+from obverse.formats.joining import join
+from obverse.formats.mesh_arrays import (
+    MeshArrays,
+    from_trimesh,
+    is_closed,
+    smooth_normals,
+    vertex_colors,
+    weld,
+)
 from obverse.formats.meshes import MESH_FORMATS, mesh_bytes, read_mesh, write_mesh
 
-from .shapes import MESHES, PROVENANCE, is_welded_closed, plain_mesh, textured_mesh
+from .shapes import MESHES, POINTS, PROVENANCE, is_welded_closed, plain_mesh, textured_mesh
 
 EXTENSIONS = [*MESH_FORMATS, "ply"]
 
@@ -143,3 +152,49 @@ def test_face_colours_are_kept_as_vertex_colours(tmp_path):
     )
     after = read_mesh(write_mesh(mesh, tmp_path / "a.glb")[0])
     assert after.visual.vertex_colors.tolist() == [[10, 200, 30, 255]] * 6
+
+
+def noisy_mesh():
+    """A texture so busy that its PNG would be larger than 4 MiB."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1250, 1250, 3), dtype=np.uint8)
+    mesh = textured_mesh()
+    mesh.visual.material.baseColorTexture = Image.fromarray(pixels)
+    return mesh
+
+
+@pytest.mark.parametrize("extension", ["glb", "obj", "usdz", "3mf"])
+def test_a_large_texture_becomes_a_jpeg(tmp_path, extension):
+    files = write_mesh(noisy_mesh(), tmp_path / f"a.{extension}")
+    assert sum(path.stat().st_size for path in files) < 4 * 2**20
+    assert b"\xff\xd8\xff" in files[-1].read_bytes()
+    found = np.asarray(read_mesh(files[0]).visual.material.baseColorTexture).astype(int)
+    expected = np.asarray(noisy_mesh().visual.material.baseColorTexture).astype(int)
+    assert np.abs(found - expected).mean() < 4
+
+
+def test_parts_with_different_textures_are_packed_and_keep_their_colours():
+    parts = []
+    for color, shift in (((255, 0, 0), 0.0), ((0, 0, 255), 2.0)):
+        points = np.float32(POINTS) + np.float32([shift, 0, 0])
+        normals = np.zeros((6, 3), np.float32) + np.float32([0, 1, 0])
+        uv = np.full((6, 2), 0.5, np.float32)
+        parts.append(MeshArrays(points, plain_mesh().faces, normals, uv=uv, image=Image.new("RGB", (8, 8), color)))
+    joined = join(parts)
+    assert len(joined.faces) == 16
+    colors = vertex_colors(joined)[:, :3]
+    assert (np.abs(colors[joined.vertices[:, 0] < 1].astype(int) - [255, 0, 0]) <= 1).all()
+    assert (np.abs(colors[joined.vertices[:, 0] > 1].astype(int) - [0, 0, 255]) <= 1).all()
+
+
+def test_a_texture_that_repeats_is_repeated_in_the_pack():
+    """Four pixels, black to white; a part that runs over it twice, beside one of a plain colour."""
+    ramp = Image.fromarray(np.repeat(np.uint8([[0, 80, 160, 240]]), 3, axis=0).T.reshape(1, 4, 3))
+    points, faces = np.eye(3, dtype=np.float32), np.array([[0, 1, 2]])
+    uv = np.float32([[0.375, 0.5], [1.125, 0.5], [1.875, 0.5]])  # pixels 1, 0 and 3
+    striped = MeshArrays(points, faces, points, uv=uv, image=ramp)
+    plain = MeshArrays(points, faces, points, base_color=(1.0, 0.0, 0.0, 1.0))
+    colors = vertex_colors(join([striped, plain]))[:, :3]
+    assert colors.tolist() == [[80] * 3, [0] * 3, [240] * 3, [255, 0, 0], [255, 0, 0], [255, 0, 0]]
+    far = MeshArrays(points, faces, points, uv=uv * 9, image=ramp)
+    with pytest.raises(InputError, match="repeats 14 times"):
+        join([far, plain])

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..errors import InputError
 from .images import decode_texture, linear_to_srgb
-from .mesh_arrays import METALLIC, ROUGHNESS, MeshArrays, join, smooth_normals, unit_normals
+from .joining import join
+from .mesh_arrays import METALLIC, ROUGHNESS, MeshArrays, smooth_normals, unit_normals
 
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

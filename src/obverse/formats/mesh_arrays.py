@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -157,38 +157,6 @@ def to_trimesh(arrays: MeshArrays) -> trimesh.Trimesh:
     return mesh
 
 
-def join(parts: list[MeshArrays], provenance: dict[str, Any] | None = None) -> MeshArrays:
-    """One mesh out of several, as a foreign file may hold them.
-
-    Parts of one texture share it. Parts without any get vertex colours if they differ in colour. Several textures are
-    packed into one image by trimesh.
-    """
-    provenance = provenance or {}
-    if len(parts) == 1:
-        return replace(parts[0], provenance=provenance)
-    first = parts[0]
-    images = {id(part.image) for part in parts}
-    offsets = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
-    same: dict[str, Any] = {
-        "vertices": np.concatenate([part.vertices for part in parts]),
-        "faces": np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=True)]),
-        "normals": np.concatenate([part.normals for part in parts]),
-        "roughness": first.roughness,
-        "metallic": first.metallic,
-        "provenance": provenance,
-    }
-    if len(images) > 1:
-        packed: Any = trimesh.util.concatenate([to_trimesh(_textured(part)) for part in parts])
-        found = from_trimesh(packed)
-        return replace(found, normals=smooth_normals(found.vertices, found.faces), provenance=provenance)
-    if first.image is not None and len({part.base_color for part in parts}) == 1:
-        uv = np.concatenate([part.uv for part in parts if part.uv is not None])
-        return MeshArrays(**same, uv=uv, image=first.image, base_color=first.base_color)
-    if all(part.colors is None for part in parts) and len({part.base_color for part in parts}) == 1:
-        return MeshArrays(**same, base_color=first.base_color)
-    return MeshArrays(**same, colors=np.concatenate([vertex_colors(part) for part in parts]))
-
-
 def vertex_colors(arrays: MeshArrays) -> np.ndarray:
     """A colour for every vertex [V, 4] uint8, sRGB-encoded: its own, or its texture's, times the base colour."""
     if arrays.colors is not None:
@@ -204,15 +172,6 @@ def vertex_colors(arrays: MeshArrays) -> np.ndarray:
         rgba = np.ones((len(arrays.vertices), 4))
     linear = np.concatenate([srgb_to_linear(rgba[:, :3]), rgba[:, 3:]], axis=1) * np.array(arrays.base_color)
     return np.round(np.concatenate([linear_to_srgb(linear[:, :3]), linear[:, 3:]], axis=1) * 255).astype(np.uint8)
-
-
-def _textured(part: MeshArrays) -> MeshArrays:
-    """The part with a texture: its own, or a single colour."""
-    if part.image is not None:
-        return part
-    color = tuple(int(v) for v in np.median(vertex_colors(part), axis=0))
-    uv = np.full((len(part.vertices), 2), 0.5, dtype=np.float32)
-    return replace(part, uv=uv, image=Image.new("RGBA", (4, 4), color).convert("RGB"), base_color=(1.0, 1.0, 1.0, 1.0))
 
 
 def weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

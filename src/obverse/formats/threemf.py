@@ -17,7 +17,8 @@ from .. import __version__
 from ..errors import InputError
 from .files import Data, parse_provenance
 from .images import decode_texture
-from .mesh_arrays import MeshArrays, join, smooth_normals, weld
+from .joining import join
+from .mesh_arrays import MeshArrays, smooth_normals, weld
 from .printing import from_upright, upright, warn_if_open
 from .texts import format_rows, zip_bytes, zip_member
 

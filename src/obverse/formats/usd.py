@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import InputError, need
 from .files import parse_provenance
 from .images import decode_texture, linear_to_srgb
-from .mesh_arrays import MeshArrays, join, smooth_normals
+from .joining import join
+from .mesh_arrays import MeshArrays, smooth_normals
 from .texts import zip_member
 
 

@@ -165,6 +165,10 @@ def read_video(path: str | Path) -> np.ndarray:
 
 
 def _image_frames(data: bytes) -> Iterator[np.ndarray]:
+    if data[12:16] == b"VP8X":  # Pillow's decoder fills the whole canvas before it says how large it is
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        if width * height > _LARGEST_FRAME:
+            raise InputError(f"the film is {width} × {height}, more than {_LARGEST_FRAME} pixels; shrink it")
     try:
         image = Image.open(io.BytesIO(data), formats=("WEBP", "GIF"))
         count = int(getattr(image, "n_frames", 1))

@@ -13,7 +13,8 @@ from .. import __version__
 from ..errors import InputError
 from .files import Data, parse_provenance, read_bytes
 from .images import decode_texture, linear_to_srgb, srgb_to_linear
-from .mesh_arrays import MeshArrays, join, smooth_normals, unit_normals, weld
+from .joining import join
+from .mesh_arrays import MeshArrays, smooth_normals, unit_normals, weld
 from .texts import format_rows
 
 
