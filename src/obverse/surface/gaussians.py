@@ -77,7 +77,9 @@ def mesh_to_gaussians(
         _colors(mesh, face, barycentric.astype(F), apart / F(np.sqrt(SAMPLES)), length[face]),
     )
     cell = FIRST_RADIUS * float(apart.max())
-    chosen = _choose(samples.positions, samples.normals, apart, _cells(samples, cell), CANDIDATES * count, count)
+    drawn = rng.permutation(len(face))[: CANDIDATES * count]
+    positions = samples.positions[drawn]
+    chosen = drawn[_choose(positions, samples.normals[drawn], apart[drawn], _cells(positions, cell), count)]
     return _relaxed(samples, chosen, apart[chosen].astype(np.float64), cell)
 
 
@@ -150,7 +152,7 @@ def _density(area: np.ndarray, boost: np.ndarray | None) -> np.ndarray:
 
 
 def _samples(weights: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Faces [count] in proportion to their weights, and barycentric coordinates [count, 3], in random order.
+    """Faces [count] in proportion to their weights, and barycentric coordinates [count, 3], in the order of the faces.
 
     Shares are exact to one sample. Successive samples, most of them on one face, follow the plane's lattice of least
     discrepancy (Roberts 2018, "R2"), which is far more even than independent points.
@@ -163,13 +165,11 @@ def _samples(weights: np.ndarray, count: int, rng: np.random.Generator) -> tuple
     u, v = ((rng.random() + index * step) % 1 for step in (1 / plastic, 1 / plastic**2))
     fold = u + v > 1
     u, v = np.where(fold, 1 - u, u), np.where(fold, 1 - v, v)
-    order = rng.permutation(count)
-    return face[order], np.stack([1 - u - v, u, v], -1)[order]
+    return face, np.stack([1 - u - v, u, v], -1)
 
 
-def _cells(points: np.ndarray | _Samples, cell: float) -> np.ndarray:
+def _cells(positions: np.ndarray, cell: float) -> np.ndarray:
     """Grid cells [n, 3] int32 of positions [n, 3]."""
-    positions = points.positions if isinstance(points, _Samples) else points
     return np.floor(positions * F(1 / cell)).astype(np.int32)
 
 
@@ -179,8 +179,8 @@ def _patches(
     """Moments [len(sites), 17] float64 of the samples nearest to each site, as ``_accumulate`` lays them out."""
     owner = np.empty(len(samples.positions), np.int32)
     heads, following = _grid(_cells(sites, cell))
-    _assign(samples.positions, samples.normals, _cells(samples, cell), sites, directions, heads, following, F(cell),
-            owner)  # fmt: skip
+    cells = _cells(samples.positions, cell)
+    _assign(samples.positions, samples.normals, cells, sites, directions, heads, following, F(cell), owner)
     sums = np.zeros((len(sites), 17), F)
     _accumulate(owner, sites, *samples, sums)
     alone = np.flatnonzero(sums[:, 0] == 0)  # a site that coincides with another one; it keeps its own sample
@@ -220,7 +220,7 @@ def _grid(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @kernel()
 def _choose(
-    positions: np.ndarray, normals: np.ndarray, spacing: np.ndarray, cells: np.ndarray, candidates: int, count: int
+    positions: np.ndarray, normals: np.ndarray, spacing: np.ndarray, cells: np.ndarray, count: int
 ) -> np.ndarray:
     """Accept candidates in order, pass after pass with a smaller radius, until there are ``count`` → indices.
 
@@ -235,7 +235,7 @@ def _choose(
     for attempt in range(64):
         if attempt == 63:
             radius = F(0)  # candidates that coincide: any will do
-        for i in range(candidates):
+        for i in range(len(positions)):
             if taken[i]:
                 continue
             free = True
