@@ -16,7 +16,7 @@ from ..errors import ObverseError
 from ..stages import Stages
 
 PACKAGES = (
-    "torch", "numpy", "numba", "scipy", "pillow", "trimesh", "opencv-python-headless", "fast-simplification", "typer",
+    "torch", "numpy", "numba", "scipy", "pillow", "trimesh", "opencv-python-headless", "typer",
     "rich",
 )  # fmt: skip
 EXTRAS = {
