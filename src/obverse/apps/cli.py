@@ -174,6 +174,9 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; its extension is the format.")],
     height: Annotated[float | None, typer.Option(help="Real height in metres, for meshes.")] = None,
     form: Annotated[str, typer.Option(help="For splat .ply: full, compact or compressed.")] = "full",
+    axes: Annotated[
+        str, typer.Option(help="Frame of .ply and .splat: opencv (−Y up, for viewers) or gltf.")
+    ] = "opencv",
     gaussians: Annotated[int, typer.Option(help="Gaussians, from mesh to splat.")] = 60_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     json_output: Json = False,
@@ -184,7 +187,7 @@ def convert(
 
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another name or pass --overwrite")
-    files = convert_file(source, target, height=height, form=form, gaussians=gaussians)
+    files = convert_file(source, target, height=height, form=form, axes=axes, gaussians=gaussians)
     console = Console(json_output=json_output, verbosity=-quiet)
     console.result({"files": [str(path) for path in files]}, "\n".join(f"wrote {path}" for path in files))
 

@@ -12,7 +12,9 @@ from ..formats.splats import SPLAT_FORMATS, read_splats, splat_bytes, write_spla
 from ..surface.gaussians import mesh_to_gaussians
 
 
-def convert_file(source: Path, target: Path, *, height: float | None, form: str, gaussians: int) -> list[Path]:
+def convert_file(
+    source: Path, target: Path, *, height: float | None, form: str, axes: str, gaussians: int
+) -> list[Path]:
     """Read one file and write another → the files written.
 
     Raises:
@@ -29,10 +31,11 @@ def convert_file(source: Path, target: Path, *, height: float | None, form: str,
                 f"{source.name} is a splat and .{extension} holds a mesh; choose one of "
                 + ", ".join("." + name for name in SPLAT_FORMATS)
             )
-        return write_splats(read_splats(source), target, form=form)  # type: ignore[arg-type]
+        return write_splats(read_splats(source), target, form=form, axes=axes)  # type: ignore[arg-type]
     mesh = read_mesh(source)
     if extension in SPLAT_FORMATS:
-        return write_splats(mesh_to_gaussians(mesh, count=gaussians), target, form=form)  # type: ignore[arg-type]
+        splats = mesh_to_gaussians(mesh, count=gaussians)
+        return write_splats(splats, target, form=form, axes=axes)  # type: ignore[arg-type]
     return write_mesh(mesh, target, provenance=mesh.metadata.get("provenance"), height_m=height)
 
 
