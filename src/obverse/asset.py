@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,24 +107,27 @@ class Asset:
             raise UsageError(f"height is {height}, it must be a positive number of metres")
         if not overwrite and (directory / "report.json").exists():
             raise UsageError(f"{directory} already holds an asset; choose another folder or allow overwriting")
+        home = directory.resolve()
+        scratch = home.parent / f".{home.name}.{secrets.token_hex(4)}"
         try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-            try:
-                files = self._write_all(scratch, wanted, height)
-                directory.mkdir(exist_ok=True)
-                for path in files:
-                    os.replace(path, directory / path.name)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-        except OutputError:
-            raise
+            scratch.mkdir(parents=True)
+            names = [path.name for path in self._write_all(scratch, wanted, height)]
+            if home.exists():
+                (home / "report.json").unlink(missing_ok=True)  # without it the folder counts as unfinished
+                for name in names:
+                    os.replace(scratch / name, home / name)
+            else:
+                os.replace(scratch, home)
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(scratch), str(directory))) from error
         except OSError as error:
             raise OutputError(
                 f"cannot write to {directory}: {error.strerror or error}; choose a folder that exists or can be made, "
                 "is writable and has space"
             ) from error
-        return [directory / path.name for path in files]
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return [directory / name for name in names]
 
     def glb(self, *, height: float | None = None) -> bytes:
         """The mesh as one binary glTF file."""
