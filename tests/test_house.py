@@ -111,3 +111,13 @@ def test_files_stay_readable(path):
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
             assert called != "print", f"line {node.lineno}: only apps/ prints"
             assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"line {node.lineno}: bare except"
+
+
+def test_help_loads_no_heavy_package():
+    code = (
+        "import sys; from obverse.apps import cli; cli.guarded(lambda: cli.app(args=['--help'], standalone_mode=False)); "
+        "heavy = {'torch', 'numpy', 'numba', 'trimesh', 'cv2', 'scipy', 'PIL'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "create" in done.stdout

@@ -138,7 +138,7 @@ def _make(name: str, job: Job, console: Console, stages: Any = None) -> tuple[As
     with stages("photo"):
         subject = read_photo(read_input(name), **job.cutout)
     for check in subject.checks:
-        console.warn(check.name, check.message, check.remedy)
+        console.doubt(check)
     asset = create_asset(
         subject, method=job.method, seed=job.seed, settings=job.settings, device=job.device, stages=stages
     )

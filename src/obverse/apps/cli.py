@@ -131,7 +131,7 @@ def cutout(
     console = Console(json_output=json_output, verbosity=-quiet)
     subject = read_photo(read_input(photo), matte=matte, mask=mask, box=parse_box(box))  # type: ignore[arg-type]
     for check in subject.checks:
-        console.warn(check.name, check.message, check.remedy)
+        console.doubt(check)
     data = png_bytes(to_image(subject.cutout))
     if output == "-":
         write_stdout(data)

@@ -14,10 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ObverseError, OutputError
 from ..stages import Stages
+
+if TYPE_CHECKING:
+    from ..checks import Check  # numpy, which --help does without
 
 # What each stage does, for people; stages not listed are shown by name.
 STAGE_WORDS = {
@@ -57,9 +60,10 @@ class Console:
         if self.verbosity > 0:
             print(text, file=sys.stderr, flush=True)
 
-    def warn(self, name: str, message: str, remedy: str) -> None:
-        """A named warning on standard error, also when quiet: it is why the result may disappoint."""
-        print(f"warning [{name}]: {message}. {remedy}", file=sys.stderr, flush=True)
+    def doubt(self, check: Check) -> None:
+        """What a check found, on standard error; warnings also when quiet: they are why a result may disappoint."""
+        if check.severity == "warning" or self.verbosity >= 0:
+            print(f"{check.severity} [{check.name}]: {check.message}; {check.remedy}", file=sys.stderr, flush=True)
 
     def result(self, record: dict[str, Any], text: str) -> None:
         """The result on standard output: one JSON object on one line, or text for people."""
