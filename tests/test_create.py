@@ -141,3 +141,9 @@ def test_a_coloured_mesh_goes_through_the_shared_path(small_settings):
     asset = _finish(ball, small_settings)
     assert asset.report["mesh"]["watertight"]["ok"]
     assert _backs_are_green(asset)
+
+
+def test_more_faces_than_the_grid_gives_refine_the_grid():
+    asset = create(disc_photo(), settings=Settings(resolution=32, faces=20_000, texture=256, gaussians=500))
+    assert len(asset.mesh.faces) == pytest.approx(20_000, rel=0.05)
+    assert asset.report["mesh"]["watertight"]["ok"]

@@ -34,6 +34,9 @@ from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
 
 
+MAX_RESOLUTION = 512  # the grid is held whole: 0.5 GB at 512³
+
+
 @dataclass(frozen=True)
 class Settings:
     """How fine the result is. The same for every method."""
@@ -46,7 +49,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         limits = {
-            "resolution": (16, 1024),
+            "resolution": (16, MAX_RESOLUTION),
             "faces": (100, 2_000_000),
             "texture": (256, 4096),
             "gaussians": (100, 5_000_000),
@@ -164,7 +167,7 @@ def finish(
     """Raw representation → closed mesh → texture → Gaussians → Asset with its report."""
     shape = reconstruction.shape
     with stages("surface"):
-        raw = shape if isinstance(shape, trimesh.Trimesh) else extract(shape, resolution=settings.resolution)
+        raw = shape if isinstance(shape, trimesh.Trimesh) else surface(shape, settings)
     with stages("repair"):
         mesh = make_watertight(simplify(raw, settings.faces) if len(raw.faces) > settings.faces else raw)
         mesh, camera, to_field = place(mesh, reconstruction.camera)
@@ -198,6 +201,18 @@ def finish(
     ]
     report["stages"] = stages.rows
     return Asset(mesh=textured.mesh, gaussians=gaussians, camera=camera, subject=subject, report=report, stages=stages)
+
+
+def surface(field: Field, settings: Settings) -> trimesh.Trimesh:
+    """The field's surface with at least ``settings.faces`` triangles, on a finer grid than asked for if that needs one.
+
+    The number of triangles grows with the square of the resolution; at ``MAX_RESOLUTION`` it is what it is.
+    """
+    mesh = extract(field, resolution=settings.resolution)
+    if len(mesh.faces) >= settings.faces:
+        return mesh
+    finer = math.ceil(settings.resolution * math.sqrt(1.2 * settings.faces / max(len(mesh.faces), 1)))
+    return extract(field, resolution=min(finer, MAX_RESOLUTION))
 
 
 def place(mesh: trimesh.Trimesh, camera: Cameras) -> tuple[trimesh.Trimesh, Cameras, Callable[[Tensor], Tensor]]:
