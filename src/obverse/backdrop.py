@@ -14,9 +14,9 @@ from .matte import (
     BoolArray,
     FloatArray,
     Matte,
+    deeper,
     distance,
     edge_support,
-    local_mean,
     reached,
     refine,
     ring_mask,
@@ -24,16 +24,17 @@ from .matte import (
     solidity,
     tidy,
 )
+from .outline import edge_cost, least_cut, object_evidence, slope, to_lab
 
-# From cautious to bold: where the background's light may change (on flat parts, or at blurred edges too), how dark a
-# shadow may be, and whether what is left of soft shadow tails is taken in.
-TRIALS = (
-    ("flat", 0.85, False),
-    ("flat", 0.4, False),
-    ("blurred", 0.7, False),
-    ("blurred", 0.4, False),
-    ("blurred", 0.4, True),
+# From cautious to bold: where the background's light may change (on flat parts, or at blurred edges too), and how dark
+# a shadow may be.
+TRIALS = (("flat", 0.85), ("flat", 0.4), ("blurred", 0.7), ("blurred", 0.4))
+BAND = 8  # pixels of the small picture by which the final outline may leave the first one
+BELIEF = (
+    0.2  # weight of the first outline there, per Lab unit of the background's unevenness; evidence weighs 1 at most
 )
+SHADE = 0.3  # weight of a darkening, which may be shadow, beside a change of colour
+BOUNCE = 0.15  # change of colour that a shadow takes from the object beside it, per darkening
 
 
 # --------------------------------------------------------------------------------------- studio backgrounds
@@ -65,7 +66,7 @@ def border_matte(rgb: FloatArray, *, studio: Studio | None = None) -> Matte:
     regions that match it, such as the hole of a handle, are background too.
     """
     studio = studio or fit_studio(rgb)
-    mask = tidy(~studio.background)
+    mask = _redrawn(studio)
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), "border", 0.0)
     alpha = refine(rgb, mask, field=studio.field, noise=studio.noise)
@@ -87,36 +88,60 @@ def fit_studio(rgb: FloatArray) -> Studio:
     terrain = _terrain(small, inlier)
     sure = inlier
     for terms in (6, 10, 15):
-        sure = _eroded(_grow(_compare(small, field), inlier, terrain, "flat", 0.85))
+        sure = _eroded(_grow(_compare(small, field), inlier, terrain, "flat", 0.85, 0.1))
         if sure.sum() < 4 * terms:
             break
         field = _trimmed_surface(small, basis[..., :terms], sure)
     field = _with_local_shading(small, field, sure)
     match = _compare(small, field)
-    noise = _spread(match.apart[sure])
-    best, best_score = inlier, -1.0
-    largest = 0
-    for smooth, darkest, tails in TRIALS:
-        background = _grow(match, inlier, terrain, smooth, darkest)
-        if tails:
-            background |= _contact_shadow(match, background, terrain)
-        background |= _holes(match.apart, background, terrain, float(np.clip(4 * noise, 0.02, 0.05)))
+    tint = _spread(match.shaded_apart[sure])
+    best, best_score, largest = inlier, -1.0, 0
+    for smooth, darkest in TRIALS:
+        background = _grow(match, inlier, terrain, smooth, darkest, float(np.clip(4 * tint, 0.02, 0.1)))
         area = int((~background).sum())
         largest = max(largest, area)  # the first trial is the most cautious
         score = solidity(~background) * _on_edges(~background, terrain.sharp) * area / max(largest, 1)
         if score > best_score:
             best, best_score = background, score
-    return Studio(small, field, _up_to_edge(small, best), noise, explained, terrain.steepest, best_score)
+    best = best | _holes(match, field, best, terrain, tint)
+    return Studio(small, field, best, _spread(match.apart[sure]), explained, terrain.steepest, best_score)
+
+
+def _redrawn(studio: Studio) -> BoolArray:
+    """The object with its outline moved, within a few pixels, to where colours and edges say it is → [h, w].
+
+    The first outline stops short of an object's edge, and is drawn pixel by pixel where object and backdrop are nearly
+    alike. The cheapest cut follows what edge there is, and completes it by the shortest way where there is none.
+    """
+    import cv2
+
+    mask = tidy(~studio.background)
+    if not mask.any():
+        return mask
+    lab = to_lab(np.asarray(cv2.bilateralFilter(studio.rgb, 5, 0.05, 3), np.float32))
+    factor = _compare(studio.rgb, studio.field).factor
+    shaded = to_lab(studio.field * np.minimum(factor, 1)[..., None])
+    darker = to_lab(studio.field)[..., 0] - shaded[..., 0]
+    tinted = np.maximum(distance(lab, shaded) - BOUNCE * darker, 0)
+    difference = np.hypot(tinted, SHADE * darker)
+    level = float(np.clip(2 * np.percentile(difference[~mask], 90), 2.5, 6)) if not mask.all() else 6.0
+    # However dark, it may be shadow: that alone is no evidence, unless something as dark is further inside.
+    unlike = np.hypot(tinted, np.minimum(SHADE * darker, 0.8 * level)).astype(np.float32)
+    core = deeper(mask, BAND)
+    examples = (deeper(mask, 1.5) & (tinted > 1.3 * level)) | (core & (difference > 1.3 * level))
+    belief = np.where(mask, 1, -1).astype(np.float32)
+    evidence = object_evidence(lab, unlike, examples, level=level) + np.float32(BELIEF * level) * belief
+    settled = core | deeper(~mask, BAND)
+    evidence[settled] = 3 * belief[settled]
+    return tidy(least_cut(evidence, edge_cost(to_lab(studio.rgb), level / 2), mask))
 
 
 @dataclass(frozen=True)
 class _Terrain:
     """Where a small picture is level and where it has edges; all [h, w]."""
 
-    slope: FloatArray  # colour change per pixel
-    edge: float  # slope above which something other than the background's own shading begins
-    steepest: float  # 95th percentile of the slope on the background's part of the border
-    flat: BoolArray  # below ``edge``
+    steepest: float  # 95th percentile of the colour change per pixel on the background's part of the border
+    flat: BoolArray  # no steeper than the background's own shading
     blurred: BoolArray  # as soft as the edge of a penumbra, which no object in focus has
     calm: BoolArray  # no steeper than the background's own grain
     sharp: BoolArray  # on an edge in focus
@@ -126,14 +151,14 @@ class _Terrain:
 def _terrain(rgb: FloatArray, seed: BoolArray) -> _Terrain:
     import cv2
 
-    slope, coarse = _slope(rgb, 0.8), _slope(rgb, 2.5)
-    steepest = float(np.percentile(slope[seed], 95)) if seed.any() else 1.0
+    fine, coarse = slope(rgb, 0.8), slope(rgb, 2.5)
+    steepest = float(np.percentile(fine[seed], 95)) if seed.any() else 1.0
     edge = float(np.clip(2.5 * steepest, 0.009, 0.03))
-    blurred = (slope < 1.5 * coarse) & (slope < 0.08)
+    blurred = (fine < 1.5 * coarse) & (fine < 0.08)
     mean = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 2.0), np.float32)
     grain = _spread(distance(rgb[seed], mean[seed]))
-    calm = slope < max(edge, 2.5 * steepest)
-    return _Terrain(slope, edge, steepest, slope < edge, blurred, calm, (slope > edge) & ~blurred, grain)
+    calm = fine < max(edge, 2.5 * steepest)
+    return _Terrain(steepest, fine < edge, blurred, calm, (fine > edge) & ~blurred, grain)
 
 
 @dataclass(frozen=True)
@@ -214,26 +239,17 @@ def _robust_surface(rgb: FloatArray, basis: FloatArray, ring: BoolArray) -> tupl
     return field, inlier
 
 
-def _slope(rgb: FloatArray, sigma: float) -> FloatArray:
-    """Steepest colour change per pixel, any channel, after a Gaussian blur → [h, w]."""
-    import cv2
-
-    blurred = cv2.GaussianBlur(rgb, (0, 0), sigma)
-    dx, dy = cv2.Scharr(blurred, -1, 1, 0) / 32, cv2.Scharr(blurred, -1, 0, 1) / 32
-    return np.sqrt(dx * dx + dy * dy).reshape(*rgb.shape[:2], -1).max(axis=2)
-
-
-def _grow(match: _Match, seed: BoolArray, terrain: _Terrain, smooth: str, darkest: float) -> BoolArray:
+def _grow(match: _Match, seed: BoolArray, terrain: _Terrain, smooth: str, darkest: float, tint: float) -> BoolArray:
     """Background reached from ``seed`` without crossing an edge → [h, w].
 
     Where the picture is no more than grainy, pixels like the model pass; where it is smooth, so do pixels shaded like
-    it, down to ``darkest`` times its colour.
+    it, down to ``darkest`` times its colour and with no more than ``tint`` of another one.
     """
     import cv2
 
     passing = terrain.flat if smooth == "flat" else terrain.flat | terrain.blurred
     plain = terrain.calm & (match.apart < np.clip(4 * terrain.grain, 0.015, 0.07))
-    shaded = passing & (match.shaded_apart < 0.1) & (match.factor > darkest) & (match.factor < 1.3)
+    shaded = passing & (match.shaded_apart < tint) & (match.factor > darkest) & (match.factor < 1.3)
     passable = cv2.morphologyEx((plain | shaded).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     return reached(passable | seed, seed)
 
@@ -249,47 +265,34 @@ def _with_local_shading(rgb: FloatArray, field: FloatArray, background: BoolArra
     return np.clip(field + missed / (weight + 0.05)[..., None], 0, 1).astype(np.float32)
 
 
-def _contact_shadow(match: _Match, background: BoolArray, terrain: _Terrain) -> BoolArray:
-    """Darker background that ends more steeply: what borders on the rest of it, and thin soft tails → [h, w]."""
+def _holes(match: _Match, field: FloatArray, background: BoolArray, terrain: _Terrain, tint: float) -> BoolArray:
+    """Enclosed regions that show the background: of its colour, as even as it is, ending at crisp edges → [h, w].
+
+    The light there may differ a little from the model's, as behind a handle, but it does not vary as it does over a
+    white part of the object itself.
+    """
     import cv2
 
-    dark = (match.shaded_apart < 0.05) & (match.factor > 0.3) & (match.factor < 0.88)
-    soft = (dark & (terrain.slope < 1.3 * terrain.edge)).astype(np.uint8)
-    shadow = cv2.morphologyEx(soft, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    shadow = reached(shadow | background, background)
-    disc = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11)), np.uint8)
-    thick = cv2.morphologyEx((~shadow).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-    return shadow | (dark & (terrain.slope < 4 * terrain.edge) & ~thick)
-
-
-def _up_to_edge(rgb: FloatArray, background: BoolArray) -> BoolArray:
-    """Take in the last pixels of background, which the slope of the object's edge had kept away → [h, w]."""
-    import cv2
-
-    for _ in range(3):
-        back, share = local_mean(rgb, background, 7)
-        near = cv2.dilate(background.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        background = background | (near & (share > 0) & (distance(rgb, back) < 0.03))
-    return background
-
-
-def _holes(apart: FloatArray, background: BoolArray, terrain: _Terrain, tolerance: float) -> BoolArray:
-    """Enclosed regions that show the background: they match it closely and end at a crisp edge → [h, w]."""
-    import cv2
-
-    unreached = ((apart < tolerance) & ~background).astype(np.uint8)
-    matching = cv2.morphologyEx(unreached, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(matching, connectivity=4)
-    contrast, sharp = cv2.dilate(apart, np.ones((5, 5))), cv2.dilate(terrain.sharp.astype(np.uint8), np.ones((5, 5)))
+    lit = distance(field, np.zeros(3, np.float32))
+    alike = (
+        terrain.calm
+        & (match.shaded_apart < 4 * tint)
+        & (np.abs(match.factor - 1) * lit < 0.08 * lit + 2 * tint)
+        & ~background
+    )
+    patches = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(patches, connectivity=4)
+    sharp = cv2.dilate(terrain.sharp.astype(np.uint8), np.ones((5, 5)))
     open_ones = np.zeros(count, bool)
     for i in range(1, count):
         if stats[i, cv2.CC_STAT_AREA] < 16:
             continue
         x, y, w, h = (int(v) for v in stats[i, :4])
         window = (slice(max(y - 3, 0), y + h + 3), slice(max(x - 3, 0), x + w + 3))
-        inside = (labels[window] == i).astype(np.uint8)
-        rim = (cv2.dilate(inside, np.ones((7, 7), np.uint8)) > 0) & (inside == 0)
-        if rim.any():
-            differs = float(np.percentile(contrast[window][rim], 20)) > max(0.08, 2.5 * tolerance)
-            open_ones[i] = differs and float(np.mean(sharp[window][rim])) > 0.7
+        inside = labels[window] == i
+        rim = (cv2.dilate(inside.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~inside
+        even = float(match.shaded_apart[window][inside].mean()) < 1.5 * tint
+        least, most = np.percentile(match.factor[window][inside], (10, 90)) * lit[window][inside].mean()
+        even &= bool(most - least < max(0.04, 6 * terrain.grain))
+        open_ones[i] = even and rim.any() and float(np.mean(sharp[window][rim])) > 0.7
     return open_ones[labels]

@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import WeightsError, need
+from .outline import BoolArray, FloatArray, edge_cost, least_cut, object_evidence, sample, to_lab
 
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
-
-WORK_SIDE = 384  # longest side at which objects are found
+WORK_SIDE = 384  # longest side at which outlines are found
+LEARN_SIDE = 256  # longest side at which colours are learnt
+PASSES = 3  # of learning from the last cut; later ones change a hundredth
+LEVEL = 6.0  # Lab difference that grain, texture and shading make in an ordinary background
+SLOPE = 3.0  # Lab difference per pixel of an edge
+ASIDE, ABOVE = 25.0, 80.0  # one picture width, or height, counts as this Lab difference
+UNEXPLAINED = 6.0  # how much a colour that is no mixture tells against the mixing, beside the colours' own distance
+SHADOWS = (0.8, 0.64, 0.5, 0.4, 0.3, 0.2)  # how much light a shadow may leave
+SHADOW_PENALTY = 5.0  # Lab difference that calling something a shadow costs
 BORDER = 0.03  # width of the border ring that is taken for background, of the shorter side
 
 
@@ -36,7 +42,11 @@ class Matte:
 
 
 def grabcut_matte(rgb: FloatArray, *, box: tuple[float, float, float, float] | None = None) -> Matte:
-    """Cut the object out of any background with GrabCut (Rother, Kolmogorov and Blake, 2004) → Matte.
+    """Cut the object out of any background → Matte.
+
+    GrabCut (Rother, Kolmogorov and Blake, 2004) makes a first guess from colours alone. Then background and object are
+    learnt with their places: what is beside the object at the same height explains a pixel better than the same colour
+    elsewhere, also where a shadow darkens it, and the object is what that does not explain.
 
     Args:
         box: x, y, width, height in pixels of ``rgb``; everything outside it is background. Without it, the seed is
@@ -44,59 +54,81 @@ def grabcut_matte(rgb: FloatArray, *, box: tuple[float, float, float, float] | N
     """
     import cv2
 
-    small = shrink(rgb, WORK_SIDE)
-    height, width = small.shape[:2]
     kind = "grabcut" if box is None else "box"
-    if height < 8 or width < 8:
+    small = shrink(rgb, LEARN_SIDE)
+    if min(small.shape[:2]) < 8:
         return Matte(np.zeros(rgb.shape[:2], np.float32), kind, 0.0)
-    picture = (cv2.bilateralFilter(small, 5, 0.08, 3) * 255).round().astype(np.uint8)
-    if box is None:
-        trimap = _centre_seed(small)
-    else:
-        scale = width / rgb.shape[1]
-        x0, y0 = round(box[0] * scale), round(box[1] * scale)
-        x1, y1 = max(x0 + 1, round((box[0] + box[2]) * scale)), max(y0 + 1, round((box[1] + box[3]) * scale))
-        trimap = np.full((height, width), cv2.GC_BGD, np.uint8)
-        trimap[y0:y1, x0:x1] = cv2.GC_PR_FGD
-    mask = previous = np.zeros((height, width), bool)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)  # GrabCut starts with k-means
-    for step, rounds in enumerate((3, 2, 2)):
-        kinds = {int(v) & 1 for v in np.unique(trimap)}
-        if len(kinds) < 2:
-            break
-        how = cv2.GC_INIT_WITH_MASK if step == 0 else cv2.GC_EVAL
-        cv2.grabCut(picture, trimap, (0, 0, width, height), *models, rounds, how)
-        previous, mask = mask, _without_highlights(small, tidy((trimap & 1) > 0))
-        trimap = _reseed(trimap, mask)
+    trimap = _centre_seed(small) if box is None else _box_seed(small, box, small.shape[1] / rgb.shape[1])
+    outside = trimap == cv2.GC_BGD
+    mask, evidence, stable = _first_guess(small, trimap), np.zeros(small.shape[:2], np.float32), 0.0
+    even = np.asarray(cv2.bilateralFilter(small, 5, 0.05, 3), np.float32)
+    lab = to_lab(even)
+    cost = edge_cost(to_lab(small), SLOPE)
+    reach = 0.1 * max(mask.shape)  # what is near the first guess may be the rest of the object
+    for _ in range(PASSES):
+        beyond = deeper(~mask, reach)
+        unlike = _unlike_surroundings(even, lab, beyond | outside)
+        # Only what the background does not explain: shadow taken in by mistake must not teach its colours.
+        examples = deeper(mask, 1.5) & (unlike > 1.3 * LEVEL)
+        evidence = object_evidence(lab, unlike, examples, level=LEVEL)
+        evidence[outside] = -1
+        previous, mask = mask, least_cut(evidence, cost, mask)
+        stable = float((mask & previous).sum() / max((mask | previous).sum(), 1))
+        reach = 3
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), kind, 0.0)
-    stable = float((mask & previous).sum() / max((mask | previous).sum(), 1))
+    small = shrink(rgb, WORK_SIDE)
+    size = small.shape[1], small.shape[0]
+    fine = cv2.resize(evidence, size, interpolation=cv2.INTER_LINEAR)
+    start = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    mask = tidy(least_cut(np.asarray(fine, np.float32), edge_cost(to_lab(small), SLOPE), start))
     return Matte(refine(rgb, mask), kind, edge_support(small, mask) * stable * solidity(mask))
 
 
-def _without_highlights(rgb: FloatArray, mask: BoolArray) -> BoolArray:
-    """Fill enclosed gaps that do not have the colour of the background nearby: highlights and markings → [h, w]."""
+def _first_guess(rgb: FloatArray, trimap: NDArray[np.uint8]) -> BoolArray:
+    """GrabCut on a small picture → [h, w]."""
     import cv2
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    if count < 3:
-        return mask
-    rows, columns = labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()
-    outside = np.isin(labels, np.union1d(rows, columns)) & ~mask
-    if not outside.any():
-        return mask
-    lab = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), np.float32)
-    size = 2 * (max(mask.shape) // 6) + 1
-    around, share = local_mean(lab, outside, size)
-    fill = np.zeros(count, bool)
-    for i in range(1, count):
-        gap = labels == i
-        if outside[gap].any():
-            continue
-        apart = distance(lab[gap], around[gap])[share[gap] > 0]
-        fill[i] = stats[i, cv2.CC_STAT_AREA] < 12 or not apart.size or float(np.median(apart)) > 14
-    return mask | fill[labels]
+    if len({int(v) & 1 for v in np.unique(trimap)}) == 2:
+        picture = (cv2.bilateralFilter(rgb, 5, 0.08, 3) * 255).round().astype(np.uint8)
+        cv2.setRNGSeed(0)  # GrabCut starts with k-means
+        models = np.zeros((2, 1, 65))
+        cv2.grabCut(
+            picture, trimap, (0, 0, trimap.shape[1], trimap.shape[0]), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK
+        )
+    return tidy((trimap & 1) > 0)
+
+
+def _unlike_surroundings(rgb: FloatArray, lab: FloatArray, background: BoolArray) -> FloatArray:
+    """Lab difference between each pixel and the background nearest in colour and place, lit or in shadow → [h, w].
+
+    Places count by height above all: a table, a wall and a horizon continue sideways.
+    """
+    from scipy.spatial import cKDTree
+
+    height, width = background.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / np.float32(max(height, width))
+    places = np.stack([ASIDE * x, ABOVE * y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
+    lit, shaded = sample(background, 2000), sample(background, 500)
+    known = [np.concatenate([lab.reshape(-1, 3)[lit], places[lit]], axis=1)]
+    for light in SHADOWS:
+        dark = to_lab(rgb.reshape(-1, 3)[shaded] * np.float32(light))
+        known.append(np.concatenate([dark, places[shaded] + np.array([0, 0, SHADOW_PENALTY], np.float32)], axis=1))
+    features = np.concatenate([lab.reshape(-1, 3), places], axis=1)
+    far = 4 * LEVEL  # that the background is further off makes no difference
+    near, _ = cKDTree(np.concatenate(known)).query(features, distance_upper_bound=far)
+    return np.minimum(near, far).astype(np.float32).reshape(height, width)
+
+
+def _box_seed(rgb: FloatArray, box: tuple[float, float, float, float], scale: float) -> NDArray[np.uint8]:
+    """GrabCut's first guess from a box given in pixels ``scale`` times smaller → [h, w]."""
+    import cv2
+
+    x0, y0 = round(box[0] * scale), round(box[1] * scale)
+    x1, y1 = max(x0 + 1, round((box[0] + box[2]) * scale)), max(y0 + 1, round((box[1] + box[3]) * scale))
+    seed = np.full(rgb.shape[:2], cv2.GC_BGD, np.uint8)
+    seed[y0:y1, x0:x1] = cv2.GC_PR_FGD
+    return seed
 
 
 def _centre_seed(rgb: FloatArray) -> NDArray[np.uint8]:
@@ -130,17 +162,6 @@ def _centre_seed(rgb: FloatArray) -> NDArray[np.uint8]:
     return seed
 
 
-def _reseed(trimap: NDArray[np.uint8], mask: BoolArray) -> NDArray[np.uint8]:
-    """Give up the specks, and hold on to the heart of what remains, before the next pass."""
-    import cv2
-
-    result = np.where(trimap == cv2.GC_BGD, cv2.GC_BGD, np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD)).astype(np.uint8)
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    if depth.max() > 4:
-        result[depth > 0.5 * depth.max()] = cv2.GC_FGD
-    return result
-
-
 def rembg_matte(rgb: FloatArray) -> Matte:
     """Cut out with the learned models of rembg, an optional package that fetches its own weights → Matte.
 
@@ -171,7 +192,8 @@ def refine(rgb: FloatArray, mask: BoolArray, *, field: FloatArray | None = None,
     """Redraw the edge of a small mask at full resolution → alpha [H, W].
 
     Around the edge every pixel is a mixture of the object's and the background's colour nearby; alpha is the share
-    that explains it best, α = (C − B)·(F − B) / |F − B|², and falls back on the upsampled mask where F and B are alike.
+    that explains it best, α = (C − B)·(F − B) / |F − B|², and falls back on the upsampled mask where F and B are alike
+    or no mixture of them gives C, as at the end of a stripe.
 
     Args:
         mask: [h, w] at any smaller size.
@@ -188,7 +210,7 @@ def refine(rgb: FloatArray, mask: BoolArray, *, field: FloatArray | None = None,
     reach = max(1.5, 1.5 * scale)
     sure_object = cv2.distanceTransform(inside, cv2.DIST_L2, 3) > reach
     sure_background = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3) > reach + 1
-    front, front_weight = _mean_around(rgb, sure_object, 3 * reach)
+    front, front_weight = _nearest_color(rgb, sure_object)
     back, back_weight = _mean_around(rgb, sure_background, 3 * reach)
     if field is not None:
         full = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -200,12 +222,32 @@ def refine(rgb: FloatArray, mask: BoolArray, *, field: FloatArray | None = None,
     length2 = (axis * axis) @ ones
     mixed = ((rgb - back) * axis) @ ones / np.maximum(length2, np.float32(1e-6))
     mixed = np.clip((mixed - 0.05) / 0.9, 0, 1)
-    floor = max(0.05, 2 * noise) ** 2
+    unexplained = UNEXPLAINED * distance(rgb, back + mixed[..., None] * axis)
+    floor = max(0.05, 2 * noise) ** 2 + unexplained * unexplained
     trust = length2 / (length2 + floor) * (front_weight > 0.01) * (back_weight > 0.01)
     alpha = trust * mixed + (1 - trust) * soft
     alpha[sure_object] = 1.0
     alpha[sure_background] = 0.0
     return np.clip(alpha, 0, 1).astype(np.float32)
+
+
+def _nearest_color(rgb: FloatArray, where: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """The colour of the nearest chosen pixel and its chosen neighbours → [H, W, 3], and whether there is one [H, W].
+
+    An average over more of the object would hold colours that do not reach this piece of the edge.
+    """
+    import cv2
+
+    height, width = where.shape
+    if not where.any():
+        return np.zeros_like(rgb), np.zeros((height, width), np.float32)
+    _, labels = cv2.distanceTransformWithLabels(
+        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    even, _ = local_mean(rgb, where, 5)
+    colors = np.zeros((int(labels.max()) + 1, 3), np.float32)
+    colors[labels[where]] = even[where]
+    return colors[labels], np.ones((height, width), np.float32)
 
 
 def _mean_around(rgb: FloatArray, where: BoolArray, radius: float) -> tuple[FloatArray, FloatArray]:
@@ -286,6 +328,13 @@ def edge_support(rgb: FloatArray, mask: BoolArray) -> float:
         return 0.5
     difference = distance(front[seen], back[seen])
     return float((difference / (difference + 0.06)).mean())
+
+
+def deeper(mask: BoolArray, pixels: float) -> BoolArray:
+    """What lies more than so many pixels inside a mask; the picture's border is not an edge."""
+    import cv2
+
+    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3) > pixels)
 
 
 def ring_mask(height: int, width: int) -> BoolArray:
