@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numba
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from obverse.cameras import Cameras, orbit
 from obverse.errors import InputError
 from obverse.gaussians import Gaussians, from_colors
 from obverse.parallel import set_threads
-from obverse.render import splats_cpu
+from obverse.render import splat_kernels, splats_cpu
 from obverse.render.splats import MAX_ALPHA, MIN_ALPHA, Rendering, render, render_plain
 
 Renderer = Callable[..., Rendering]
@@ -290,25 +291,32 @@ def test_batched_gaussians_are_refused_with_a_remedy(renderer: Renderer) -> None
 
 
 def test_tile_lists_are_sorted_by_depth_and_reach_every_tile_once() -> None:
-    scene, cameras = cloud(2500), orbit(0.0, size=70)
-    lists = splats_cpu.tile_lists(scene, cameras.world_to_camera[0], cameras.intrinsics[0], 70, 70, 0.01, 1e4)
-    assert len(lists.starts) == 5 * 5 + 1
-    assert lists.starts[-1] == len(lists.entries) > 2000
+    scene, cameras = cloud(2500), orbit([0.0, 90.0], size=70)
+    options = splats_cpu.Options(70, 70, 0.01, 1e4, False)
+    parts = [getattr(scene, name) for name in Gaussians.__dataclass_fields__]
+    packed = splats_cpu._scene(parts, cameras.world_to_camera, cameras.intrinsics, options)
+    lists, _ = splats_cpu.tile_lists(packed, np.empty((2, 2500), np.float32))
+    assert len(lists.starts) == 2 * 5 * 5 + 1
+    assert lists.starts[-1] == len(lists.entries) > 4000
     for start, stop in zip(lists.starts[:-1], lists.starts[1:], strict=True):
         entries = lists.entries[start:stop]
-        depths = lists.records[entries, splats_cpu.DEPTH]
+        depths = lists.records[entries, splat_kernels.DEPTH]
         assert (depths[1:] >= depths[:-1]).all()
         assert len(set(entries)) == len(entries)
+    owners = np.repeat(np.arange(2 * 2500), np.diff(lists.offsets))
+    assert (lists.entries[lists.slots] == owners).all()  # every pair is found again by its Gaussian
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
-def test_rows_of_pixels_are_vectorised() -> None:
-    render(cloud(10), orbit(0.0, size=16))
-    cached = splats_cpu._composite.dispatcher
+@pytest.mark.parametrize("name", ["composite", "scatter"])
+def test_rows_of_pixels_are_vectorised(name: str) -> None:
+    means = cloud(10).means.requires_grad_()
+    render(replace(cloud(10), means=means), orbit(0.0, size=16)).alpha.sum().backward()
+    cached = getattr(splats_cpu, name).dispatcher
     options = {"nogil": True, "parallel": True, "fastmath": True}
     assert {k: cached.targetoptions[k] for k in options} == options
     fresh = numba.njit(**options)(cached.py_func)  # only freshly compiled code can be inspected
     fresh.compile(cached.signatures[0])
     assembly = "\n".join(fresh.inspect_asm().values())
     packed = re.findall(r"\bv?(?:mul|f[n]?m(?:add|sub)\d+)ps\b", assembly)
-    assert len(packed) >= 10, "the inner loop of _composite is no longer vectorised"
+    assert len(packed) >= 10, f"the inner loop of {name} is no longer vectorised"

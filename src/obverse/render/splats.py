@@ -3,15 +3,17 @@
 3D Gaussians are projected to 2D ones by a first-order expansion of the perspective (EWA splatting: Zwicker et al.
 2001) and composited front to back in the display's own colour space (Kerbl et al. 2023). ``render_plain`` is the
 reference: it follows the papers' equations, is differentiable and runs on any device in any precision. ``render``
-takes it unless the tensors are float32 on the CPU and need no gradient; then the compiled renderer of
-``splats_cpu`` gives the same image much faster.
+takes it unless the tensors are float32 on the CPU; then the compiled renderer of ``splats_cpu`` gives the same image
+and the same gradients much faster.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cameras import Cameras
 from ..errors import InputError
-from ..gaussians import Gaussians, evaluate_sh, rotation_matrices
+from ..gaussians import SH_C0, Gaussians, evaluate_sh, rotation_matrices
 
 LOW_PASS = 0.3  # px², added to the projected covariance, so that no splat is thinner than a pixel can show
 MAX_ALPHA = 0.999  # one splat never hides everything behind it
@@ -31,12 +33,38 @@ SLICE = 4096  # Gaussians composited at once, per block
 
 
 @dataclass(frozen=True)
+class ScreenStatistics:
+    """How V cameras saw each of N Gaussians: what densification decides by (Kerbl et al. 2023, section 5.2).
+
+    Kerbl et al. measure gradients in units of half the image: multiply by half its width or height to compare.
+    """
+
+    radii: Tensor  # [V, N] px, half the longer side of the box around alpha ≥ 1/255; 0 where not drawn
+    center_gradients: Tensor  # [V, N] 1 / px, length of ∂L/∂(u, v) of the projected mean; 0 until backward has run
+
+    @property
+    def visible(self) -> Tensor:
+        """Mask [V, N] of the Gaussians that were drawn."""
+        return self.radii > 0
+
+
+@dataclass(frozen=True)
 class Rendering:
     """What V cameras see of the Gaussians."""
 
     color: Tensor  # [V, H, W, 3] sRGB-encoded, over the background; above 1 only where spherical harmonics are
     alpha: Tensor  # [V, H, W] 0–1
     depth: Tensor  # [V, H, W] mean along the camera's +Z, weighted as colour is, object units; inf where alpha is 0
+    statistics: ScreenStatistics  # of this rendering, not of its normals
+    _normal: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def normal(self) -> Tensor:
+        """World-frame unit normals [V, H, W, 3], 0 where alpha is 0; differentiable, rendered when first asked for.
+
+        They are the Gaussians' shortest axes, turned to the camera and weighted as colour is.
+        """
+        return self._normal()
 
 
 @dataclass(frozen=True)
@@ -49,6 +77,7 @@ class Projected:
     depths: Tensor  # [M]
     opacities: Tensor  # [M]
     colors: Tensor  # [M, 3]
+    index: Tensor  # [M] which of the Gaussians they are
 
 
 def render(
@@ -58,35 +87,36 @@ def render(
     background: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
     near: float = 0.01,
     far: float = 1e4,
+    antialiased: bool = False,
 ) -> Rendering:
-    """Images of N Gaussians from V cameras.
+    """Images of N Gaussians from V cameras, differentiable in Gaussians, cameras and background.
 
     Args:
-        gaussians: one unbatched set, world frame. Gaussians with values that are not finite are not drawn; a zero
-            quaternion means no rotation.
+        gaussians: one unbatched set, world frame. Gaussians with values that are not finite are not drawn and get no
+            gradient; a zero quaternion means no rotation.
         cameras: V views, or one without a batch axis (V = 1), on any device.
         background: sRGB-encoded colour [3], or a tensor that broadcasts to [V, H, W, 3].
         near, far: object units; centres at other distances along +Z are not drawn.
+        antialiased: lower the opacity of splats as the low-pass widens them, √(det Σ / det (Σ + 0.3 I)), so that small
+            ones do not grow brighter from afar (Yu et al. 2024, "Mip-Splatting", section 5.2).
 
     Raises:
-        InputError: the Gaussians have batch axes, or near and far are out of order.
+        InputError: the Gaussians have batch axes, near and far are out of order, or the background does not fit.
     """
     tensors = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
-    wants_gradient = torch.is_grad_enabled() and any(
-        t.requires_grad for t in (*tensors, cameras.world_to_camera, cameras.intrinsics)
-    )
-    compiled = not wants_gradient and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    if not compiled:
-        return render_plain(gaussians, cameras, background=background, near=near, far=far)
-    from .splats_cpu import render_view  # compiled kernels load only when used
+    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors):
+        return render_plain(gaussians, cameras, background=background, near=near, far=far, antialiased=antialiased)
+    from .splats_cpu import Options, render_views  # compiled kernels load only when used
 
     _check(gaussians, near, far)
-    world_to_camera, intrinsics = _matrices(gaussians, cameras)
-    seen = [
-        render_view(gaussians, w, k, cameras.width, cameras.height, near, far)
-        for w, k in zip(world_to_camera, intrinsics, strict=True)
-    ]
-    return _over(background, *(torch.stack(part) for part in zip(*seen, strict=True)))
+    paper = _paper(background, gaussians, cameras)
+    options = Options(cameras.width, cameras.height, near, far, antialiased)
+    color, alpha, depth, screen = render_views(gaussians, *_matrices(gaussians, cameras), paper, options)
+
+    def normal() -> Tensor:
+        return _normals(gaussians, cameras, near=near, far=far, antialiased=antialiased)
+
+    return Rendering(color, alpha, depth, ScreenStatistics(screen.radii, screen.center_gradients), normal)
 
 
 def render_plain(
@@ -96,23 +126,43 @@ def render_plain(
     background: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
     near: float = 0.01,
     far: float = 1e4,
+    antialiased: bool = False,
 ) -> Rendering:
-    """As ``render``, in plain torch: any device and floating dtype, differentiable in every tensor.
+    """As ``render``, in plain torch: any device and floating dtype.
 
     Memory is bounded by BLOCK² × SLICE values per quantity, with gradients too: blocks are recomputed in the
     backward pass.
     """
     _check(gaussians, near, far)
+    paper = _paper(background, gaussians, cameras)
     world_to_camera, intrinsics = _matrices(gaussians, cameras)
+    radii = gaussians.means.new_zeros(len(world_to_camera), len(gaussians))
+    statistics = ScreenStatistics(radii, torch.zeros_like(radii))
+    size = (cameras.width, cameras.height)
     seen = []
-    for w, k in zip(world_to_camera, intrinsics, strict=True):
-        splats = project(gaussians, w, k, (cameras.width, cameras.height), near, far)
+    for view, (w, k) in enumerate(zip(world_to_camera, intrinsics, strict=True)):
+        splats = project(gaussians, w, k, size, near=near, far=far, antialiased=antialiased)
+        _watch(splats, statistics, view)
         seen.append(_composite_view(splats, cameras.width, cameras.height))
-    return _over(background, *(torch.stack(part) for part in zip(*seen, strict=True)))
+    color, alpha, depth_sum = (torch.stack(part) for part in zip(*seen, strict=True))
+    empty = alpha <= 0
+    depth = torch.where(empty, torch.full_like(alpha, math.inf), depth_sum / torch.where(empty, 1.0, alpha))
+
+    def normal() -> Tensor:
+        return _normals(gaussians, cameras, near=near, far=far, antialiased=antialiased, renderer=render_plain)
+
+    return Rendering(color + (1 - alpha)[..., None] * paper, alpha, depth, statistics, normal)
 
 
 def project(
-    gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, size: tuple[int, int], near: float, far: float
+    gaussians: Gaussians,
+    world_to_camera: Tensor,
+    intrinsics: Tensor,
+    size: tuple[int, int],
+    *,
+    near: float,
+    far: float,
+    antialiased: bool = False,
 ) -> Projected:
     """3D Gaussians → 2D Gaussians in the image plane of one camera (Zwicker et al. 2001; Kerbl et al. 2023, eq. 5).
 
@@ -122,34 +172,42 @@ def project(
         intrinsics: [3, 3] pixels.
         size: width and height in pixels.
         near, far: object units along the camera's +Z.
+        antialiased: as in ``render``.
     """
     rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
-    gaussians = gaussians[_drawable(gaussians)]
+    index = torch.nonzero(_drawable(gaussians))[:, 0]
+    gaussians = gaussians[index]
     t = gaussians.means @ rotation.T + translation
     inside = (t[:, 2] >= near) & (t[:, 2] <= far)
-    gaussians, t = gaussians[inside], t[inside]
-    order = torch.argsort(t[:, 2].detach(), stable=True)
-    gaussians, t = gaussians[order], t[order]
+    order = torch.nonzero(inside)[:, 0]
+    order = order[torch.argsort(t[order, 2].detach(), stable=True)]
+    gaussians, t, index = gaussians[order], t[order], index[order]
 
     # J = K ∂(x/z, y/z)/∂t, with the slopes held inside the field of view; Σ' = J W Σ Wᵀ Jᵀ + 0.3 I.
     x, y, z = t.unbind(-1)
-    limits = [FIELD_MARGIN * 0.5 * n / float(intrinsics[i, i]) for i, n in enumerate(size)]
+    limits = [FIELD_MARGIN * 0.5 * n / float(intrinsics[i, i].detach()) for i, n in enumerate(size)]
     slope_x, slope_y = (x / z).clamp(-limits[0], limits[0]), (y / z).clamp(-limits[1], limits[1])
     zero = torch.zeros_like(z)
     jacobian = torch.stack([1 / z, zero, -slope_x / z, zero, 1 / z, -slope_y / z], -1).reshape(-1, 2, 3)
     jacobian = intrinsics[:2, :2] @ jacobian
     half = jacobian @ rotation @ (rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :])
-    covariance = half @ half.transpose(-1, -2) + LOW_PASS * torch.eye(2).to(half)
+    sharp = half @ half.transpose(-1, -2)
+    covariance = sharp + LOW_PASS * torch.eye(2).to(half)
     slopes = torch.stack([x / z, y / z], -1)
     centers = slopes @ intrinsics[:2, :2].T + intrinsics[:2, 2]
 
     # α = o exp(-½ dᵀ Σ'⁻¹ d) ≥ 1/255 holds inside the box of half size sqrt(τ Σ'_ii), τ = 2 ln(255 o).
     determinant = torch.linalg.det(covariance)
+    opacities = gaussians.opacities
+    if antialiased:
+        share = torch.linalg.det(sharp) / determinant
+        opacities = opacities * torch.where(share > 0, share, 1.0).sqrt() * (share > 0)
     with torch.no_grad():
-        tau = 2 * torch.log(gaussians.opacities / MIN_ALPHA).clamp_min(0)
+        tau = 2 * torch.log(opacities / MIN_ALPHA).clamp_min(0)
         reach = torch.sqrt(tau[:, None] * torch.diagonal(covariance, dim1=-2, dim2=-1))
         bounds = torch.tensor(size).to(centers)
         keep = ((centers + reach > 0) & (centers - reach < bounds)).all(-1)
+        keep &= opacities >= MIN_ALPHA
         keep &= torch.isfinite(reach).all(-1) & torch.isfinite(determinant) & (determinant > 0)
     position = -rotation.T @ translation
     directions = torch.nn.functional.normalize(gaussians.means[keep] - position, dim=-1)
@@ -158,8 +216,9 @@ def project(
         conics=torch.linalg.inv(covariance[keep]),
         reach=reach[keep],
         depths=z[keep],
-        opacities=gaussians.opacities[keep],
+        opacities=opacities[keep],
         colors=evaluate_sh(gaussians.sh[keep], directions),
+        index=index[keep],
     )
 
 
@@ -209,12 +268,50 @@ def _composite_view(splats: Projected, width: int, height: int) -> tuple[Tensor,
     return image[..., :3], image[..., 3], image[..., 4]
 
 
-def _over(background: Sequence[float] | Tensor, color: Tensor, alpha: Tensor, depth_sum: Tensor) -> Rendering:
-    """Lay premultiplied colour [V, H, W, 3] over the background and turn Σ w·depth into a mean."""
-    paper = torch.as_tensor(background).to(color)
-    empty = alpha <= 0
-    depth = torch.where(empty, torch.full_like(alpha, math.inf), depth_sum / torch.where(empty, 1.0, alpha))
-    return Rendering(color + (1 - alpha)[..., None] * paper, alpha, depth)
+def _watch(splats: Projected, statistics: ScreenStatistics, view: int) -> None:
+    """Note the sizes of what one view shows, and have the backward pass note the gradients of its centres."""
+    statistics.radii[view, splats.index] = splats.reach.amax(-1)
+    if splats.centers.requires_grad:
+
+        def note(gradient: Tensor | None) -> None:
+            if gradient is None:  # nothing that depends on the centres was asked for
+                return
+            statistics.center_gradients[view, splats.index] = gradient.norm(dim=-1)
+
+        splats.centers.register_hook(note)
+
+
+def _normals(
+    gaussians: Gaussians, cameras: Cameras, *, near: float, far: float, antialiased: bool, renderer: Any = None
+) -> Tensor:
+    """``Rendering.normal``: normals are rendered as colours, which must not be negative, over black."""
+    shortest = torch.nn.functional.one_hot(gaussians.scales.argmin(-1), 3).to(gaussians.means)
+    axes = (rotation_matrices(gaussians.quats) @ shortest[..., None])[..., 0]
+    images = []
+    world_to_camera, intrinsics = _matrices(gaussians, cameras)
+    for w, k in zip(world_to_camera, intrinsics, strict=True):
+        towards = -w[:3, :3].T @ w[:3, 3] - gaussians.means
+        turned = torch.where((axes * towards).sum(-1, keepdim=True) < 0, -axes, axes)
+        coded = replace(gaussians, sh=(0.5 / SH_C0 * turned)[:, None])  # colour 0.5 + 0.5 n
+        view = Cameras(w[None], k[None], cameras.width, cameras.height)
+        seen = (renderer or render)(
+            coded, view, background=(0.0, 0.0, 0.0), near=near, far=far, antialiased=antialiased
+        )
+        images.append(torch.nn.functional.normalize(2 * seen.color - seen.alpha[..., None], dim=-1))
+    return torch.cat(images)
+
+
+def _paper(background: Sequence[float] | Tensor, gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """The background where the Gaussians are, checked to broadcast to [V, H, W, 3]."""
+    paper = torch.as_tensor(background).to(gaussians.means)
+    whole = (len(cameras), cameras.height, cameras.width, 3)
+    fits = paper.ndim <= 4 and all(a in (1, b) for a, b in zip(reversed(paper.shape), reversed(whole), strict=False))
+    if not fits or not paper.numel():
+        raise InputError(
+            f"background is {list(paper.shape)}, it must be [3] or broadcast to {list(whole)}; "
+            "reshape it, or pass one colour"
+        )
+    return paper
 
 
 def _drawable(gaussians: Gaussians) -> Tensor:

@@ -1,14 +1,14 @@
-"""Gaussian splats on the CPU, compiled: the same image as the torch renderer, tiled and parallel.
+"""Gaussian splats on the CPU, compiled: the image and the gradients of the torch renderer, tiled and parallel.
 
-Per view: project every Gaussian (``_project``), order the visible ones by depth (``_order``), deal them into lists
-of 16 × 16 pixel tiles in that order (``_deal``), and composite tile by tile (``_composite``). Lists are depth-sorted
-for free because dealing is a stable counting sort.
+Per batch of views: project every Gaussian, order the visible ones by depth, deal them into lists of 16 × 16 pixel
+tiles in that order, and composite tile by tile (``splat_kernels``). Lists are depth-sorted for free because dealing
+is a stable counting sort. Backward (``splat_gradients``), tiles are walked once more in the same order, and what they
+found is gathered per Gaussian.
 
 What makes it fast: the opacity goes into the exponent, α = exp(p), so that α ≥ 1/255 is a fixed range of p; the
-exact box of that range bounds the work; a row of 16 pixels is one vector; termination is a select, not a branch; and
-the exponential is a polynomial, since libm's cannot be vectorised. The result does not depend on the thread count.
-
-Projection is done in double precision: the determinant of a needle's covariance cancels most of single precision.
+ellipse of that range bounds the rows visited in each strip of eight columns; two rows of a strip are one vector;
+termination is a select, not a branch; and the exponential is a polynomial, since libm's cannot be vectorised. Neither
+image nor gradients depend on the thread count.
 """
 
 from __future__ import annotations
@@ -21,312 +21,161 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ..gaussians import Gaussians, evaluate_sh
-from ..parallel import kernel
+from ..gaussians import Gaussians
+from .splat_gradients import CAMERA, ROW, Gradients, Image, gather, scatter
+from .splat_kernels import CHUNKS, RECORD, TILE, F, Lists, Scene, composite, count_pairs, deal, order_by_depth, project
 
-F = np.float32
-TILE = 16  # pixels; the kernels' masks and shifts rely on it
-SHIFT = 4
-BATCH = 16  # Gaussians composited between two looks at whether the tile is finished
-
-# A record of a projected Gaussian: α = exp(p), p = dx (A dx + B dy) + C dy² + ln o.
-U, V, A, B, C, LOG_OPACITY, RED, GREEN, BLUE, REACH_Y, DEPTH, RECORD = range(12)
-
-# The renderer's constants, as in splats.py, in single precision.
-LOW_PASS = 0.3
-MIN_ALPHA = 1 / 255
-FIELD_MARGIN = 1.3
-LOG_MIN_ALPHA = F(math.log(MIN_ALPHA))
-MAX_ALPHA = F(0.999)
-MIN_TRANSMITTANCE = F(1e-4)
-
-# exp(x) on [-0.75, 0], degree 5, least squares of the relative error; p / 8 is in that range.
-E0, E1, E2, E3, E4, E5 = F(0.99999994), F(0.99999243), F(0.49988127), F(0.16596903), F(0.03976483), F(0.00584249)
-ZERO, HALF, ONE, EIGHTH, LOWEST = F(0), F(0.5), F(1), F(0.125), F(-6)
+INSTANCES = 4_000_000  # views × Gaussians projected at once; more views are rendered in several batches
+CHUNK_LENGTH = 1024  # fewest Gaussians worth a chunk of their own when lists are dealt
 
 
 @dataclass(frozen=True)
-class TileLists:
-    """Projected Gaussians and, for every tile, which of them it composites and in what order."""
+class Options:
+    """What is not differentiable about a view."""
 
-    records: np.ndarray  # float32 [N, RECORD]
-    starts: np.ndarray  # int32 [T + 1] first entry of each tile
-    entries: np.ndarray  # int32 [P] Gaussians, by tile, then by depth
-    tiles_x: int
+    width: int
+    height: int
+    near: float
+    far: float
+    antialiased: bool
 
 
-def render_view(
-    gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, width: int, height: int, near: float, far: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One camera's view: premultiplied colour [H, W, 3], alpha [H, W] and Σ w·depth [H, W], float32.
+@dataclass(frozen=True)
+class Screen:
+    """What densification wants to know, filled by the forward and the backward pass."""
+
+    radii: Tensor  # float32 [V, N]
+    center_gradients: Tensor  # float32 [V, N]
+
+
+def render_views(
+    gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, paper: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor, Screen]:
+    """V views: colour over ``paper`` [V, H, W, 3], alpha [V, H, W], mean depth [V, H, W], and what the screen saw.
 
     Args:
         gaussians: unbatched, float32, on the CPU.
-        world_to_camera: [4, 4].
-        intrinsics: [3, 3] pixels.
-        width, height: pixels.
-        near, far: object units along the camera's +Z.
+        world_to_camera: float32 [V, 4, 4].
+        intrinsics: float32 [V, 3, 3] pixels, upper triangular.
+        paper: float32, broadcasts to [V, H, W, 3].
+        options: image size, near and far, and the antialiased variant.
     """
-    lists = tile_lists(gaussians, world_to_camera, intrinsics, width, height, near, far)
-    color = np.empty((height, width, 3), F)
-    alpha, depth = np.empty((height, width), F), np.empty((height, width), F)
-    lengths = np.diff(lists.starts)
-    longest_first = np.argsort(-lengths, kind="stable").astype(np.int32)
-    _composite(lists.records, lists.starts, lists.entries, longest_first, lists.tiles_x, numba.get_num_threads(),
-               color, alpha, depth)  # fmt: skip
-    return torch.from_numpy(color), torch.from_numpy(alpha), torch.from_numpy(depth)
+    views, count = len(world_to_camera), len(gaussians)
+    paper = paper.reshape((1,) * (4 - paper.ndim) + tuple(paper.shape))
+    paper = paper.expand(*paper.shape[:-1], 3)
+    screen = Screen(torch.zeros(views, count), torch.zeros(views, count))
+    parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    batch = max(1, INSTANCES // max(1, count))
+    images = []
+    for start in range(0, views, batch):
+        some = slice(start, start + batch)
+        seen = Screen(screen.radii[some], screen.center_gradients[some])
+        behind = paper[some] if len(paper) > 1 else paper
+        images.append(_Splats.apply(*parts, world_to_camera[some], intrinsics[some], behind, options, seen))
+    color, alpha, depth = images[0] if len(images) == 1 else (torch.cat(part) for part in zip(*images, strict=True))
+    return color, alpha, depth, screen
 
 
-def tile_lists(
-    gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, width: int, height: int, near: float, far: float
-) -> TileLists:
-    """Project the Gaussians and deal them to tiles; arguments as ``render_view``."""
-    colors = _colors(gaussians, world_to_camera)
-    count = len(gaussians)
-    records, boxes = np.empty((count, RECORD), F), np.empty((count, 4), np.int32)
-    camera = np.concatenate([world_to_camera[:3].double().numpy().ravel(), intrinsics.double().numpy().ravel()])
-    limits = np.array([near, far, width, height], np.float64)
-    parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, colors)
-    arguments: tuple[Any, ...] = (*(_array(part) for part in parts), camera, limits, records, boxes)
-    _project(*arguments)
-    order = _order(records, boxes)
-    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    chunks = max(1, min(8 * numba.get_num_threads(), len(order) // 1024))
-    starts = np.empty(tiles_x * tiles_y + 1, np.int32)
-    heads = _count(order, boxes, tiles_x, tiles_y, chunks, starts)
-    entries = np.empty(starts[-1], np.int32)
-    _deal(order, boxes, tiles_x, heads, entries)
-    return TileLists(records, starts, entries, tiles_x)
+class _Splats(torch.autograd.Function):
+    """The compiled renderer as one differentiable step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor,
+        world_to_camera: Tensor, intrinsics: Tensor, paper: Tensor, options: Options, screen: Screen,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        parts = (means, quats, scales, opacities, sh)
+        scene = _scene(parts, world_to_camera, intrinsics, options)
+        lists, tiles = tile_lists(scene, screen.radii.numpy())
+        shape = (len(world_to_camera), options.height, options.width)
+        color, alpha, depth = np.empty((*shape, 3), F), np.empty(shape, F), np.empty(shape, F)
+        longest_first = _longest_first(lists)
+        composite(lists, longest_first, tiles, _array(paper), color, alpha, depth)
+        image = torch.from_numpy(color), torch.from_numpy(alpha), torch.from_numpy(depth)
+        ctx.save_for_backward(*parts, world_to_camera, intrinsics, paper, *image)
+        ctx.options, ctx.screen, ctx.lists, ctx.longest_first = options, screen, lists, longest_first
+        return image[0], image[1], image[2].masked_fill(image[1] <= 0, math.inf)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *image_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *parts, world_to_camera, intrinsics, paper, color, alpha, depth = ctx.saved_tensors
+        paper_gradient = None
+        if ctx.needs_input_grad[7]:
+            paper_gradient = (image_gradients[0] * (1 - alpha)[..., None]).sum_to_size(paper.shape)
+        if not any(ctx.needs_input_grad[:7]):
+            return (*(None,) * 7, paper_gradient, None, None)
+        scene, lists = _scene(parts, world_to_camera, intrinsics, ctx.options), ctx.lists
+        image = Image(*(_array(t) for t in (color, alpha, depth, *image_gradients)))
+        rows = np.empty((len(lists.entries), ROW), F)
+        tiles = _tiles(ctx.options, numba.get_num_threads())
+        scatter(lists, ctx.longest_first, tiles, _array(paper), image, rows)
+        found = [np.empty(part.shape, F) for part in parts]
+        cameras = np.zeros((CHUNKS, len(world_to_camera), CAMERA), np.float64)
+        gather(scene, lists, rows, Gradients(*found, ctx.screen.center_gradients.numpy(), cameras))
+        pose, lens = _camera_gradients(cameras.sum(0))
+        return (
+            *map(torch.from_numpy, found),
+            pose.to(world_to_camera),
+            lens.to(intrinsics),
+            paper_gradient,
+            None,
+            None,
+        )
 
 
-def _colors(gaussians: Gaussians, world_to_camera: Tensor) -> Tensor:
-    """Colours [N, 3] seen from the camera; one that is not finite marks its Gaussian as not to be drawn."""
-    if gaussians.sh_degree == 0:
-        return evaluate_sh(gaussians.sh, torch.zeros_like(gaussians.means))
-    position = -world_to_camera[:3, :3].T @ world_to_camera[:3, 3]
-    directions = torch.nn.functional.normalize(gaussians.means - position, dim=-1)
-    return evaluate_sh(gaussians.sh, directions)
+def tile_lists(scene: Scene, radii: np.ndarray) -> tuple[Lists, np.ndarray]:
+    """Project a scene and deal it to tiles → the lists, and what ``composite`` wants to know about tiles.
+
+    Args:
+        scene: V cameras and N Gaussians.
+        radii: float32 [V, N], filled with half the longer side of each drawn splat's box in pixels.
+    """
+    views, count = len(scene.cameras), len(scene.means)
+    records, boxes = np.empty((views * count, RECORD), F), np.empty((views * count, 4), np.int32)
+    keys = np.empty((views, count), np.uint32)
+    project(scene, records, boxes, keys, radii)
+    order, counts = np.empty((views, count), np.int32), np.empty(views, np.int32)
+    order_by_depth(keys, order, counts)
+    threads = numba.get_num_threads()
+    width, height = int(scene.limits[2]), int(scene.limits[3])
+    parts = max(1, min(8 * threads // views, count // CHUNK_LENGTH))
+    tiles = np.array([-(-width // TILE), -(-height // TILE), parts], np.int64)
+    starts, offsets = np.empty(views * tiles[0] * tiles[1] + 1, np.int32), np.empty(views * count + 1, np.int32)
+    heads = count_pairs(order, counts, boxes, tiles, starts, offsets)
+    entries, slots = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
+    lists = Lists(records, boxes, starts, entries, offsets, slots)
+    deal(order, counts, tiles, heads, lists)
+    tiles[2] = threads
+    return lists, tiles
+
+
+def _tiles(options: Options, workers: int) -> np.ndarray:
+    """Tiles in x and y, and how many workers share them."""
+    return np.array([-(-options.width // TILE), -(-options.height // TILE), workers], np.int64)
+
+
+def _longest_first(lists: Lists) -> np.ndarray:
+    return np.argsort(-np.diff(lists.starts), kind="stable").astype(np.int32)
+
+
+def _scene(parts: Any, world_to_camera: Tensor, intrinsics: Tensor, options: Options) -> Scene:
+    cameras = np.empty((len(world_to_camera), CAMERA), np.float64)
+    cameras[:, :12] = world_to_camera.detach()[:, :3].reshape(-1, 12).numpy()
+    cameras[:, 12:] = intrinsics.detach().reshape(-1, 9)[:, [0, 1, 2, 4, 5]].numpy()
+    limits = np.array([options.near, options.far, options.width, options.height, options.antialiased], np.float64)
+    return Scene(*(_array(part) for part in parts), cameras, limits)
+
+
+def _camera_gradients(cameras: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Gradients laid out as Scene.cameras [V, CAMERA] → those of world_to_camera [V, 4, 4] and intrinsics [V, 3, 3]."""
+    pose, lens = np.zeros((len(cameras), 4, 4)), np.zeros((len(cameras), 9))
+    pose[:, :3] = cameras[:, :12].reshape(-1, 3, 4)
+    lens[:, [0, 1, 2, 4, 5]] = cameras[:, 12:]
+    return torch.from_numpy(pose), torch.from_numpy(lens.reshape(-1, 3, 3))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().numpy())
-
-
-@kernel(parallel=True)
-def _project(
-    means: np.ndarray,
-    quats: np.ndarray,
-    scales: np.ndarray,
-    opacities: np.ndarray,
-    colors: np.ndarray,
-    camera: np.ndarray,
-    limits: np.ndarray,
-    records: np.ndarray,
-    boxes: np.ndarray,
-) -> None:
-    """Per Gaussian: its record and the box of tiles it reaches (x0, x1, y0, y1), empty if it is not drawn.
-
-    ``camera`` holds world_to_camera's upper three rows and the intrinsics, ``limits`` near, far, width and height.
-    Long because everything one Gaussian needs stays in registers.
-    """
-    near, far, width, height = limits[0], limits[1], limits[2], limits[3]
-    fx, skew, cx, fy, cy = camera[12], camera[13], camera[14], camera[16], camera[17]
-    limit_x, limit_y = FIELD_MARGIN * 0.5 * width / fx, FIELD_MARGIN * 0.5 * height / fy
-    for n in numba.prange(len(means)):
-        boxes[n, 0] = boxes[n, 1] = boxes[n, 2] = boxes[n, 3] = 0
-        mx, my, mz = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
-        x = camera[0] * mx + camera[1] * my + camera[2] * mz + camera[3]
-        y = camera[4] * mx + camera[5] * my + camera[6] * mz + camera[7]
-        z = camera[8] * mx + camera[9] * my + camera[10] * mz + camera[11]
-        opacity = float(opacities[n])
-        if not (near <= z <= far and opacity >= MIN_ALPHA):
-            continue
-        u = (fx * x + skew * y) / z + cx
-        v = fy * y / z + cy
-        qw, qx, qy, qz = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
-        norm = max(np.sqrt(qw * qw + qx * qx + qy * qy + qz * qz), 1e-12)
-        qw, qx, qy, qz = qw / norm, qx / norm, qy / norm, qz / norm
-        slope_x = min(max(x / z, -limit_x), limit_x)
-        slope_y = min(max(y / z, -limit_y), limit_y)
-        # Rows of J W, then of J W R S, column by column.
-        ax, ay, az = camera[0] - slope_x * camera[8], camera[1] - slope_x * camera[9], camera[2] - slope_x * camera[10]
-        bx, by, bz = camera[4] - slope_y * camera[8], camera[5] - slope_y * camera[9], camera[6] - slope_y * camera[10]
-        ax, ay, az = (fx * ax + skew * bx) / z, (fx * ay + skew * by) / z, (fx * az + skew * bz) / z
-        bx, by, bz = fy * bx / z, fy * by / z, fy * bz / z
-        rx, ry, rz = 1 - 2 * (qy * qy + qz * qz), 2 * (qx * qy + qw * qz), 2 * (qx * qz - qw * qy)
-        a0, b0 = scales[n, 0] * (ax * rx + ay * ry + az * rz), scales[n, 0] * (bx * rx + by * ry + bz * rz)
-        rx, ry, rz = 2 * (qx * qy - qw * qz), 1 - 2 * (qx * qx + qz * qz), 2 * (qy * qz + qw * qx)
-        a1, b1 = scales[n, 1] * (ax * rx + ay * ry + az * rz), scales[n, 1] * (bx * rx + by * ry + bz * rz)
-        rx, ry, rz = 2 * (qx * qz + qw * qy), 2 * (qy * qz - qw * qx), 1 - 2 * (qx * qx + qy * qy)
-        a2, b2 = scales[n, 2] * (ax * rx + ay * ry + az * rz), scales[n, 2] * (bx * rx + by * ry + bz * rz)
-        sxx = a0 * a0 + a1 * a1 + a2 * a2 + LOW_PASS
-        sxy = a0 * b0 + a1 * b1 + a2 * b2
-        syy = b0 * b0 + b1 * b1 + b2 * b2 + LOW_PASS
-        det = sxx * syy - sxy * sxy
-        total = float(colors[n, 0]) + float(colors[n, 1]) + float(colors[n, 2]) + u + v + det + opacity
-        if not (np.isfinite(total) and det > 0):
-            continue
-        tau = 2 * np.log(opacity / MIN_ALPHA)
-        reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
-        if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
-            continue
-        boxes[n, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
-        boxes[n, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
-        boxes[n, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
-        boxes[n, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
-        records[n, U], records[n, V] = u, v
-        records[n, A], records[n, B], records[n, C] = -0.5 * syy / det, sxy / det, -0.5 * sxx / det
-        records[n, LOG_OPACITY] = np.log(opacity)
-        records[n, RED], records[n, GREEN], records[n, BLUE] = colors[n, 0], colors[n, 1], colors[n, 2]
-        records[n, REACH_Y], records[n, DEPTH] = min(reach_y, 1e9), z
-
-
-@kernel()
-def _order(records: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Indices of the Gaussians with a box, nearest first: radix sort, as positive floats sort like their bits."""
-    count = 0
-    for n in range(len(boxes)):
-        count += boxes[n, 0] < boxes[n, 1]
-    order, other = np.empty(count, np.int32), np.empty(count, np.int32)
-    depths, spare = np.empty(count, np.float32), np.empty(count, np.uint32)
-    i = 0
-    for n in range(len(boxes)):
-        if boxes[n, 0] < boxes[n, 1]:
-            order[i], depths[i] = n, records[n, DEPTH]
-            i += 1
-    keys = depths.view(np.uint32)
-    histogram = np.zeros((3, 2048), np.int64)
-    for i in range(count):
-        for digit in range(3):
-            histogram[digit, (keys[i] >> np.uint32(11 * digit)) & np.uint32(2047)] += 1
-    for digit in range(3):
-        total = 0
-        for bucket in range(2048):
-            total, histogram[digit, bucket] = total + histogram[digit, bucket], total
-        for i in range(count):
-            bucket = (keys[i] >> np.uint32(11 * digit)) & np.uint32(2047)
-            place = histogram[digit, bucket]
-            histogram[digit, bucket] = place + 1
-            other[place], spare[place] = order[i], keys[i]
-        order, other, keys, spare = other, order, spare, keys
-    return order
-
-
-@kernel(parallel=True)
-def _count(
-    order: np.ndarray, boxes: np.ndarray, tiles_x: int, tiles_y: int, chunks: int, starts: np.ndarray
-) -> np.ndarray:
-    """Count entries per chunk of the depth order and tile → where each chunk starts writing in each tile's list."""
-    tiles = tiles_x * tiles_y
-    heads = np.zeros((chunks, tiles), np.int32)
-    for chunk in numba.prange(chunks):
-        for i in range(chunk * len(order) // chunks, (chunk + 1) * len(order) // chunks):
-            n = order[i]
-            for ty in range(boxes[n, 2], boxes[n, 3]):
-                for tx in range(boxes[n, 0], boxes[n, 1]):
-                    heads[chunk, ty * tiles_x + tx] += 1
-    total = np.int32(0)
-    for tile in range(tiles):
-        starts[tile] = total
-        for chunk in range(chunks):
-            here = heads[chunk, tile]
-            heads[chunk, tile] = total
-            total += here
-    starts[tiles] = total
-    return heads
-
-
-@kernel(parallel=True)
-def _deal(order: np.ndarray, boxes: np.ndarray, tiles_x: int, heads: np.ndarray, entries: np.ndarray) -> None:
-    """Write every Gaussian into the lists of the tiles it reaches, keeping the depth order."""
-    chunks = len(heads)
-    for chunk in numba.prange(chunks):
-        for i in range(chunk * len(order) // chunks, (chunk + 1) * len(order) // chunks):
-            n = order[i]
-            for ty in range(boxes[n, 2], boxes[n, 3]):
-                for tx in range(boxes[n, 0], boxes[n, 1]):
-                    tile = ty * tiles_x + tx
-                    entries[heads[chunk, tile]] = n
-                    heads[chunk, tile] += 1
-
-
-@kernel(parallel=True, fastmath=True)
-def _composite(
-    records: np.ndarray,
-    starts: np.ndarray,
-    entries: np.ndarray,
-    longest_first: np.ndarray,
-    tiles_x: int,
-    workers: int,
-    color: np.ndarray,
-    alpha: np.ndarray,
-    depth: np.ndarray,
-) -> None:
-    """Composite every tile; long lists are dealt round-robin so that the threads finish together.
-
-    One flat work array per tile holds transmittance, red, green, blue and Σ w·depth, 256 each: constant offsets from
-    one base let the compiler see that they do not overlap. Transmittance below zero marks a finished pixel. Indices
-    are kept non-negative by masks, without which the rows would not be vectorised. Long, because splitting it would
-    break those proofs.
-    """
-    height, width = alpha.shape
-    for worker in numba.prange(workers):
-        work = np.empty(5 * 256, np.float32)
-        batch = np.empty((BATCH, RECORD), np.float32)
-        for k in range(worker, len(longest_first), workers):
-            tile = longest_first[k]
-            left, top = (tile % tiles_x) << SHIFT, (tile // tiles_x) << SHIFT
-            work[:256] = ONE
-            work[256:] = ZERO
-            entry, stop = starts[tile], starts[tile + 1]
-            while entry < stop:
-                size = min(BATCH, stop - entry)
-                for i in range(size):  # gathering first lets the memory accesses overlap
-                    n = entries[entry + i]
-                    for j in range(RECORD):
-                        batch[i, j] = records[n, j]
-                entry += size
-                for i in range(size):
-                    u, v = batch[i, U] - F(left), batch[i, V] - F(top)
-                    qa, qb, qc, log_opacity = batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY]
-                    red, green, blue, z = batch[i, RED], batch[i, GREEN], batch[i, BLUE], batch[i, DEPTH]
-                    reach = batch[i, REACH_Y]
-                    first = int(max(v - reach - HALF, ZERO))
-                    last = int(min(v + reach + HALF, F(TILE)))
-                    for row in range(first, last):
-                        base = (row & 15) << 4
-                        dy = F(row) + HALF - v
-                        linear = qb * dy
-                        constant = qc * dy * dy + log_opacity
-                        for lane in range(TILE):
-                            dx = F(lane) + HALF - u
-                            p = dx * (qa * dx + linear) + constant
-                            e = max(p, LOWEST) * EIGHTH
-                            e = ((((E5 * e + E4) * e + E3) * e + E2) * e + E1) * e + E0
-                            e = e * e
-                            e = e * e
-                            a = min(e * e, MAX_ALPHA)
-                            a = a if p >= LOG_MIN_ALPHA else ZERO
-                            t = work[base + lane]
-                            next_t = t - t * a
-                            live = next_t > MIN_TRANSMITTANCE
-                            w = a * t if live else ZERO
-                            work[base + lane] = next_t if live else -abs(t)
-                            work[256 + base + lane] += w * red
-                            work[512 + base + lane] += w * green
-                            work[768 + base + lane] += w * blue
-                            work[1024 + base + lane] += w * z
-                most = work[0]
-                for i in range(1, 256):
-                    most = max(most, work[i])
-                if most <= ZERO:
-                    break
-            for row in range(min(TILE, height - top)):
-                for lane in range(min(TILE, width - left)):
-                    i = ((row & 15) << 4) + lane
-                    color[top + row, left + lane, 0] = work[256 + i]
-                    color[top + row, left + lane, 1] = work[512 + i]
-                    color[top + row, left + lane, 2] = work[768 + i]
-                    alpha[top + row, left + lane] = ONE - abs(work[i])
-                    depth[top + row, left + lane] = work[1024 + i]
+    return tensor.detach().contiguous().numpy()

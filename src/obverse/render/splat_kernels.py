@@ -1,0 +1,433 @@
+"""Compiled kernels of the splat renderer, forward: project, order, deal to tiles, composite.
+
+Arrays: V views, N Gaussians, instance m = view · N + n, P pairs of a tile and an instance that may touch it.
+``splats_cpu`` calls them in the order they stand here and says what makes them fast.
+
+Projection is done in double precision: the determinant of a needle's covariance cancels most of single precision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from ..parallel import kernel
+
+F = np.float32
+TILE = 16  # pixels; the kernels' masks and shifts rely on it
+SHIFT = 4
+STRIP = 8  # columns: a vector of 16 lanes is two rows of a strip of eight columns
+BATCH = 16  # Gaussians composited between two looks at whether the tile is finished
+CHUNKS = 64  # pieces per-Gaussian work is cut into, whatever the number of threads
+
+# A record of a projected Gaussian, one cache line: α = exp(p), p = dx (A dx + B dy) + C dy² + ln o. The ellipse
+# α = 1/255 spans |dx| ≤ REACH_X; at dx its rows are SLOPE dx ± HEIGHT √(1 − (dx / REACH_X)²); its top is at dx = TOP_X.
+U, V, A, B, C, LOG_OPACITY, RED, GREEN, BLUE, DEPTH, REACH_X, REACH_Y, SLOPE, HEIGHT, TOP_X, PER_REACH, RECORD = range(
+    17
+)
+
+LOW_PASS = 0.3  # px², as in splats.py, like the constants below
+MIN_ALPHA = 1 / 255
+FIELD_MARGIN = 1.3
+LOG_MIN_ALPHA = F(math.log(MIN_ALPHA))
+MAX_ALPHA = F(0.999)
+MIN_TRANSMITTANCE = F(1e-4)
+FAR_AWAY = 1e9  # pixels; sizes are held to this in records
+
+# exp(x) on [-0.75, 0], degree 5, least squares of the relative error; p / 8 is in that range.
+E0, E1, E2, E3, E4, E5 = F(0.99999994), F(0.99999243), F(0.49988127), F(0.16596903), F(0.03976483), F(0.00584249)
+ZERO, HALF, ONE, EIGHTH, LOWEST = F(0), F(0.5), F(1), F(0.125), F(-6)
+TWO, EIGHT, SEVEN = F(2), F(8), F(7)
+ROW_MARGIN = F(0.01)  # pixels by which row ranges are widened against rounding
+
+# The flat work array of a tile: lane coordinates, then channels of 256 pixels each.
+LANE_X, LANE_Y, PIXELS = 0, 16, 32
+
+
+class Scene(NamedTuple):
+    """Gaussians and cameras as the kernels take them, C-contiguous."""
+
+    means: np.ndarray  # float32 [N, 3]
+    quats: np.ndarray  # float32 [N, 4]
+    scales: np.ndarray  # float32 [N, 3]
+    opacities: np.ndarray  # float32 [N]
+    sh: np.ndarray  # float32 [N, K, 3]
+    cameras: np.ndarray  # float64 [V, 17] upper three rows of world_to_camera, then fx, skew, cx, fy, cy
+    limits: np.ndarray  # float64 [5] near, far, width, height, 1 if antialiased else 0
+
+
+class Lists(NamedTuple):
+    """Projected Gaussians and, for every tile, which of them it composites and in what order."""
+
+    records: np.ndarray  # float32 [V · N, RECORD], undefined where not drawn
+    boxes: np.ndarray  # int32 [V · N, 4] tiles x0, x1, y0, y1; empty where not drawn
+    starts: np.ndarray  # int32 [V · T + 1] first pair of each tile
+    entries: np.ndarray  # int32 [P] instances, by view and tile, then by depth
+    offsets: np.ndarray  # int32 [V · N + 1] first slot of each instance
+    slots: np.ndarray  # int32 [P] the pairs of each instance
+
+
+@kernel()
+def rotation_of(quats: np.ndarray, n: int) -> tuple[float, ...]:
+    """Nine entries of the rotation matrix of one quaternion (wxyz, any length; zero means no rotation), by rows."""
+    w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
+    norm = max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
+    w, x, y, z = w / norm, x / norm, y / norm, z / norm
+    return (
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    )  # fmt: skip
+
+
+@kernel()
+def camera_point(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, float, float]:
+    """One mean in the camera's axes."""
+    mx, my, mz = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+    return (
+        camera[0] * mx + camera[1] * my + camera[2] * mz + camera[3],
+        camera[4] * mx + camera[5] * my + camera[6] * mz + camera[7],
+        camera[8] * mx + camera[9] * my + camera[10] * mz + camera[11],
+    )
+
+
+@kernel()
+def held_slopes(camera: np.ndarray, limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, float]:
+    """x / z and y / z held to FIELD_MARGIN half fields of view, where the perspective is expanded."""
+    most_x, most_y = FIELD_MARGIN * 0.5 * limits[2] / camera[12], FIELD_MARGIN * 0.5 * limits[3] / camera[15]
+    return min(max(x / z, -most_x), most_x), min(max(y / z, -most_y), most_y)
+
+
+@kernel()
+def slope_rows(camera: np.ndarray, slope_x: float, slope_y: float, z: float) -> tuple[float, ...]:
+    """∂(x/z)/∂mean and ∂(y/z)/∂mean in world axes, six numbers: the rows of J W before the focal lengths."""
+    return (
+        (camera[0] - slope_x * camera[8]) / z, (camera[1] - slope_x * camera[9]) / z,
+        (camera[2] - slope_x * camera[10]) / z, (camera[4] - slope_y * camera[8]) / z,
+        (camera[5] - slope_y * camera[9]) / z, (camera[6] - slope_y * camera[10]) / z,
+    )  # fmt: skip
+
+
+@kernel()
+def viewing_direction(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, float, float, float]:
+    """Unit direction from the camera centre −Wᵀτ to one mean, and the distance."""
+    x = float(means[n, 0]) + camera[0] * camera[3] + camera[4] * camera[7] + camera[8] * camera[11]
+    y = float(means[n, 1]) + camera[1] * camera[3] + camera[5] * camera[7] + camera[9] * camera[11]
+    z = float(means[n, 2]) + camera[2] * camera[3] + camera[6] * camera[7] + camera[10] * camera[11]
+    distance = max(np.sqrt(x * x + y * y + z * z), 1e-12)
+    return x / distance, y / distance, z / distance, distance
+
+
+@kernel()
+def fill_sh_basis(x: float, y: float, z: float, basis: np.ndarray) -> None:
+    """Real spherical harmonics of a unit direction into ``basis`` [K], as ``gaussians.sh_basis``."""
+    xx, yy, zz = x * x, y * y, z * z
+    basis[0] = 0.28209479177387814
+    if len(basis) > 1:
+        basis[1], basis[2], basis[3] = -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x
+    if len(basis) > 4:
+        basis[4], basis[5] = 1.0925484305920792 * x * y, -1.0925484305920792 * y * z
+        basis[6] = 0.31539156525252005 * (2 * zz - xx - yy)
+        basis[7], basis[8] = -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy)
+    if len(basis) > 9:
+        basis[9], basis[10] = -0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z
+        basis[11] = -0.4570457994644658 * y * (4 * zz - xx - yy)
+        basis[12] = 0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy)
+        basis[13] = -0.4570457994644658 * x * (4 * zz - xx - yy)
+        basis[14], basis[15] = 1.445305721320277 * z * (xx - yy), -0.5900435899266435 * x * (xx - 3 * yy)
+
+
+@kernel(parallel=True)
+def project(scene: Scene, records: np.ndarray, boxes: np.ndarray, keys: np.ndarray, radii: np.ndarray) -> None:
+    """Per instance: its record, the box of tiles it reaches (empty if it is not drawn), its depth as sortable bits, and
+    half the longer side of its box in pixels.
+
+    A key of zero marks what is not drawn. Long because everything one Gaussian needs stays in registers.
+    """
+    flat_keys, flat_radii = keys.reshape(-1), radii.reshape(-1)
+    means, scales, opacities, sh = scene.means, scene.scales, scene.opacities, scene.sh
+    quats, cameras, limits = scene.quats, scene.cameras, scene.limits
+    near, far, width, height = limits[0], limits[1], limits[2], limits[3]
+    count, total = len(means), len(cameras) * len(means)
+    for chunk in numba.prange(CHUNKS):
+        basis = np.empty(sh.shape[1], np.float64)
+        for m in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
+            n, camera = m % count, cameras[m // count]
+            boxes[m, 0] = boxes[m, 1] = boxes[m, 2] = boxes[m, 3] = 0
+            flat_keys[m], flat_radii[m] = 0, ZERO
+            x, y, z = camera_point(camera, means, n)
+            opacity = float(opacities[n])
+            if not (near <= z <= far and opacity >= MIN_ALPHA):
+                continue
+            fx, skew, cx, fy, cy = camera[12], camera[13], camera[14], camera[15], camera[16]
+            u, v = (fx * x + skew * y) / z + cx, fy * y / z + cy
+            slope_x, slope_y = held_slopes(camera, limits, x, y, z)
+            ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, z)
+            ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
+            bx, by, bz = fy * gx, fy * gy, fy * gz
+            r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
+            s0, s1, s2 = float(scales[n, 0]), float(scales[n, 1]), float(scales[n, 2])
+            a0, b0 = s0 * (ax * r0 + ay * r3 + az * r6), s0 * (bx * r0 + by * r3 + bz * r6)
+            a1, b1 = s1 * (ax * r1 + ay * r4 + az * r7), s1 * (bx * r1 + by * r4 + bz * r7)
+            a2, b2 = s2 * (ax * r2 + ay * r5 + az * r8), s2 * (bx * r2 + by * r5 + bz * r8)
+            sxx = a0 * a0 + a1 * a1 + a2 * a2
+            sxy = a0 * b0 + a1 * b1 + a2 * b2
+            syy = b0 * b0 + b1 * b1 + b2 * b2
+            sharp = sxx * syy - sxy * sxy
+            sxx, syy = sxx + LOW_PASS, syy + LOW_PASS
+            det = sxx * syy - sxy * sxy
+            if not (np.isfinite(u + v + det) and det > 0):
+                continue
+            if limits[4] > 0:
+                opacity *= np.sqrt(max(sharp, 0.0) / det)
+                if opacity < MIN_ALPHA:
+                    continue
+            tau = max(2 * np.log(opacity / MIN_ALPHA), 1e-6)
+            reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
+            if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
+                continue
+            dx, dy, dz, _ = viewing_direction(camera, means, n)
+            fill_sh_basis(dx, dy, dz, basis)
+            red = green = blue = 0.5
+            for k in range(len(basis)):
+                red += basis[k] * sh[n, k, 0]
+                green += basis[k] * sh[n, k, 1]
+                blue += basis[k] * sh[n, k, 2]
+            if not np.isfinite(red + green + blue + opacity):
+                continue
+            records[m, U], records[m, V] = u, v
+            records[m, A], records[m, B], records[m, C] = -0.5 * syy / det, sxy / det, -0.5 * sxx / det
+            records[m, LOG_OPACITY], records[m, DEPTH] = np.log(opacity), z
+            records[m, RED], records[m, GREEN], records[m, BLUE] = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
+            records[m, REACH_X], records[m, REACH_Y] = min(reach_x, FAR_AWAY), min(reach_y, FAR_AWAY)
+            records[m, SLOPE] = sxy / sxx
+            records[m, HEIGHT] = min(np.sqrt(tau * (det / sxx)), FAR_AWAY)
+            records[m, TOP_X] = max(-FAR_AWAY, min(reach_y * (sxy / syy), FAR_AWAY))
+            records[m, PER_REACH] = 1 / reach_x
+            boxes[m, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
+            boxes[m, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
+            boxes[m, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
+            boxes[m, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
+            flat_keys[m] = F(z).view(np.uint32)
+            flat_radii[m] = min(max(reach_x, reach_y), FAR_AWAY)
+
+
+@kernel(parallel=True)
+def order_by_depth(keys: np.ndarray, order: np.ndarray, counts: np.ndarray) -> None:
+    """Drawn instances of each view, nearest first: ``order`` [V, N], of which ``counts`` [V] are filled.
+
+    Radix sort of ``keys`` [V, N], 11 bits at a time, as positive floats sort like their bits.
+    """
+    views, size = keys.shape
+    for view in numba.prange(views):
+        first, second = np.empty(size, np.int32), order[view]
+        key, spare = np.empty(size, np.uint32), np.empty(size, np.uint32)
+        histogram = np.zeros((3, 2048), np.int32)
+        count = 0
+        for n in range(size):
+            bits = keys[view, n]
+            if bits > 0:
+                first[count], key[count] = view * size + n, bits
+                count += 1
+                histogram[0, bits & np.uint32(2047)] += 1
+                histogram[1, (bits >> np.uint32(11)) & np.uint32(2047)] += 1
+                histogram[2, (bits >> np.uint32(22)) & np.uint32(2047)] += 1
+        counts[view] = count
+        for digit in range(3):
+            total = 0
+            for bucket in range(2048):
+                total, histogram[digit, bucket] = total + histogram[digit, bucket], total
+            source, target = (second, first) if digit == 1 else (first, second)
+            source_key, target_key = (spare, key) if digit == 1 else (key, spare)
+            shift = np.uint32(11 * digit)
+            for i in range(count):
+                bucket = (source_key[i] >> shift) & np.uint32(2047)
+                place = histogram[digit, bucket]
+                histogram[digit, bucket] = place + 1
+                target[place], target_key[place] = source[i], source_key[i]
+
+
+@kernel(parallel=True)
+def count_pairs(
+    order: np.ndarray, counts: np.ndarray, boxes: np.ndarray, tiles: np.ndarray, starts: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """Lengths of all lists → where each chunk of the depth order starts writing in each tile's list.
+
+    ``tiles`` holds tiles in x and y and the number of chunks per view; ``starts`` and ``offsets`` are filled.
+    """
+    tiles_x, parts = tiles[0], tiles[2]
+    views, per_view = len(order), tiles[0] * tiles[1]
+    heads = np.zeros((views * parts, per_view), np.int32)
+    for chunk in numba.prange(views * parts):
+        view, part = chunk // parts, chunk % parts
+        for i in range(part * counts[view] // parts, (part + 1) * counts[view] // parts):
+            m = order[view, i]
+            for ty in range(boxes[m, 2], boxes[m, 3]):
+                for tx in range(boxes[m, 0], boxes[m, 1]):
+                    heads[chunk, ty * tiles_x + tx] += 1
+    total = np.int32(0)
+    for view in range(views):
+        for tile in range(per_view):
+            starts[view * per_view + tile] = total
+            for chunk in range(view * parts, (view + 1) * parts):
+                here = heads[chunk, tile]
+                heads[chunk, tile] = total
+                total += here
+    starts[views * per_view] = total
+    slot = np.int32(0)
+    for m in range(len(boxes)):
+        offsets[m] = slot
+        slot += (boxes[m, 1] - boxes[m, 0]) * (boxes[m, 3] - boxes[m, 2])
+    offsets[len(boxes)] = slot
+    return heads
+
+
+@kernel(parallel=True)
+def deal(order: np.ndarray, counts: np.ndarray, tiles: np.ndarray, heads: np.ndarray, lists: Lists) -> None:
+    """Write every instance into the lists of the tiles it reaches, keeping the depth order, and note where."""
+    boxes, entries, offsets, slots = lists.boxes, lists.entries, lists.offsets, lists.slots
+    tiles_x, parts = tiles[0], tiles[2]
+    for chunk in numba.prange(len(heads)):
+        view, part = chunk // parts, chunk % parts
+        for i in range(part * counts[view] // parts, (part + 1) * counts[view] // parts):
+            m = order[view, i]
+            slot = offsets[m]
+            for ty in range(boxes[m, 2], boxes[m, 3]):
+                for tx in range(boxes[m, 0], boxes[m, 1]):
+                    tile = ty * tiles_x + tx
+                    entry = heads[chunk, tile]
+                    heads[chunk, tile] = entry + 1
+                    entries[entry] = m
+                    slots[slot] = entry
+                    slot += 1
+
+
+@kernel(fastmath=True)
+def gather_batch(
+    records: np.ndarray, entries: np.ndarray, entry: int, size: int, origin: tuple[int, int], batch: np.ndarray,
+    pairs: np.ndarray,
+) -> None:  # fmt: skip
+    """Copy the next records, relative to the tile's corner, and find the row pairs they touch in each strip.
+
+    An ellipse within a strip of columns spans rows between its values at TOP_X and −TOP_X, held to the strip.
+    ``pairs`` [2, 2, BATCH] receives first and end row pair, per strip.
+    """
+    for i in range(size):
+        m = entries[entry + i]
+        for j in range(RECORD):
+            batch[j, i] = records[m, j]
+        batch[U, i] -= F(origin[0])
+        batch[V, i] -= F(origin[1])
+    for strip in range(2):
+        left = F(strip) * EIGHT + HALF
+        for i in range(BATCH):
+            low = left - batch[U, i]
+            high = low + SEVEN
+            per_reach = batch[PER_REACH, i]
+            at_top = min(max(batch[TOP_X, i], low), high)
+            at_bottom = min(max(-batch[TOP_X, i], low), high)
+            top, bottom = at_top * per_reach, at_bottom * per_reach
+            miss = abs(top) > ONE + ROW_MARGIN * per_reach
+            upper = batch[SLOPE, i] * at_top + batch[HEIGHT, i] * np.sqrt(max(ONE - top * top, ZERO))
+            lower = batch[SLOPE, i] * at_bottom - batch[HEIGHT, i] * np.sqrt(max(ONE - bottom * bottom, ZERO))
+            last = min(max(batch[V, i] + upper + F(1.5) + ROW_MARGIN, ZERO), F(17))
+            first = min(max(batch[V, i] + lower + HALF - ROW_MARGIN, ZERO), F(16))
+            end = np.int32(last) >> 1
+            pairs[strip, 0, i] = min(max(np.int32(first) >> 1, 0), 8)
+            pairs[strip, 1, i] = 0 if miss else min(max(end, 0), 8)
+
+
+@kernel()
+def new_work(channels: int) -> np.ndarray:
+    """A tile's flat work array with the lanes' columns and rows filled in."""
+    work = np.zeros(PIXELS + channels * 256, np.float32)
+    for lane in range(16):
+        work[LANE_X + lane] = F(lane & 7) + HALF
+        work[LANE_Y + lane] = F(lane >> 3) + HALF
+    return work
+
+
+@kernel(parallel=True, fastmath=True)
+def composite(
+    lists: Lists,
+    longest_first: np.ndarray,
+    tiles: np.ndarray,
+    paper: np.ndarray,
+    color: np.ndarray,
+    alpha: np.ndarray,
+    depth: np.ndarray,
+) -> None:
+    """Composite every tile; long lists are dealt round-robin so that the threads finish together.
+
+    ``tiles`` holds tiles in x and y and the number of workers, ``paper`` the background [V or 1, H or 1, W or 1, 3].
+    Depth is 0 where nothing is: infinity is not for code that may reorder arithmetic.
+    One flat work array per tile holds transmittance, red, green, blue and Σ w·depth, 256 each: constant offsets from
+    one base let the compiler see that they do not overlap. A vector of 16 lanes is two rows of an 8-column strip.
+    Transmittance below zero marks a finished pixel. Indices are kept non-negative by masks, without which the rows
+    would not be vectorised. Long, because splitting it would break those proofs.
+    """
+    records, starts, entries = lists.records, lists.starts, lists.entries
+    height, width = alpha.shape[1], alpha.shape[2]
+    tiles_x, per_view, workers = tiles[0], tiles[0] * tiles[1], tiles[2]
+    for worker in numba.prange(workers):
+        work = new_work(5)
+        batch, pairs = np.ones((RECORD, BATCH), np.float32), np.empty((2, 2, BATCH), np.int32)
+        for k in range(worker, len(longest_first), workers):
+            tile = longest_first[k]
+            view, place = tile // per_view, tile % per_view
+            left, top = (place % tiles_x) << SHIFT, (place // tiles_x) << SHIFT
+            work[PIXELS : PIXELS + 256] = ONE
+            work[PIXELS + 256 :] = ZERO
+            entry, stop = starts[tile], starts[tile + 1]
+            while entry < stop:
+                size = min(BATCH, stop - entry)
+                gather_batch(records, entries, entry, size, (left, top), batch, pairs)
+                entry += size
+                for i in range(size):
+                    qa, qb, qc, log_opacity = batch[A, i], batch[B, i], batch[C, i], batch[LOG_OPACITY, i]
+                    red, green, blue, z = batch[RED, i], batch[GREEN, i], batch[BLUE, i], batch[DEPTH, i]
+                    for strip in range(2):
+                        u = batch[U, i] - F(strip) * EIGHT
+                        for pair in range(pairs[strip, 0, i], pairs[strip, 1, i]):
+                            base = ((strip & 1) << 7) + ((pair & 7) << 4) + PIXELS
+                            v = batch[V, i] - F(pair) * TWO
+                            for lane in range(TILE):
+                                dx = work[LANE_X + lane] - u
+                                dy = work[LANE_Y + lane] - v
+                                p = dx * (qa * dx + qb * dy) + (qc * dy * dy + log_opacity)
+                                e = max(p, LOWEST) * EIGHTH
+                                e = ((((E5 * e + E4) * e + E3) * e + E2) * e + E1) * e + E0
+                                e = e * e
+                                e = e * e
+                                a = min(e * e, MAX_ALPHA)
+                                a = a if p >= LOG_MIN_ALPHA else ZERO
+                                t = work[base + lane]
+                                next_t = t - t * a
+                                live = next_t > MIN_TRANSMITTANCE
+                                w = a * t if live else ZERO
+                                work[base + lane] = next_t if live else -abs(t)
+                                work[256 + base + lane] += w * red
+                                work[512 + base + lane] += w * green
+                                work[768 + base + lane] += w * blue
+                                work[1024 + base + lane] += w * z
+                most = work[PIXELS]
+                for i in range(PIXELS + 1, PIXELS + 256):
+                    most = max(most, work[i])
+                if most <= ZERO:
+                    break
+            paper_view = view if len(paper) > 1 else 0
+            for row in range(min(TILE, height - top)):
+                paper_row = top + row if paper.shape[1] > 1 else 0
+                for column in range(min(TILE, width - left)):
+                    paper_column = left + column if paper.shape[2] > 1 else 0
+                    i = PIXELS + ((column >> 3) << 7) + ((row >> 1) << 4) + ((row & 1) << 3) + (column & 7)
+                    through = abs(work[i])
+                    covered = ONE - through
+                    for j in range(3):
+                        behind = through * paper[paper_view, paper_row, paper_column, j]
+                        color[view, top + row, left + column, j] = work[256 + 256 * j + i] + behind
+                    alpha[view, top + row, left + column] = covered
+                    depth[view, top + row, left + column] = work[1024 + i] / covered if covered > ZERO else ZERO
