@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +79,46 @@ def test_an_asset_is_not_overwritten_unless_asked(disc_asset, tmp_path):
     disc_asset.save(tmp_path / "a", formats=["glb"])
     with pytest.raises(UsageError, match="already holds an asset"):
         disc_asset.save(tmp_path / "a", formats=["glb"], overwrite=False)
+
+
+def test_overwriting_leaves_nothing_of_the_old_asset_and_everything_else(disc_asset, tmp_path):
+    disc_asset.save(tmp_path / "a", formats=["glb", "obj", "png"])
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    disc_asset.save(tmp_path / "a", formats=["usdz"])
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"asset.usdz", "report.json", "notes.txt"}
+
+
+def test_a_report_of_someone_else_makes_nothing_disappear(disc_asset, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "photo.jpg").write_text("mine")
+    (tmp_path / "asset.glb").write_text("mine")
+    names = ["photo.jpg", "../asset.glb", str(tmp_path / "asset.glb")]
+    (folder / "report.json").write_text(json.dumps({"files": [{"name": name} for name in names]}))
+    disc_asset.save(folder, formats=["ply"])
+    assert (folder / "photo.jpg").read_text() == (tmp_path / "asset.glb").read_text() == "mine"
+
+
+def test_a_folder_that_exists_is_all_that_must_be_writable(disc_asset, tmp_path, monkeypatch):
+    """As when the folder is a mount point: nothing can be renamed into it from outside."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    rename = os.replace
+
+    def on_one_device(source, target):
+        assert folder in Path(source).parents and folder in Path(target).parents
+        rename(source, target)
+
+    monkeypatch.setattr("obverse.asset.os.replace", on_one_device)
+    disc_asset.save(folder, formats=["glb", "obj"])
+    assert (folder / "asset.glb").exists() and not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("height", [0, -1, float("nan"), float("inf"), "tall"])
+def test_an_impossible_height_is_refused(disc_asset, tmp_path, height):
+    with pytest.raises(UsageError, match="positive number of metres"):
+        disc_asset.save(tmp_path / "a", height=height)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_way_is_reported_and_nothing_is_left(disc_asset, tmp_path):

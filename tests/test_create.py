@@ -55,6 +55,12 @@ def test_a_ring_gives_a_torus():
     assert asset.views(0, 0, size=65).images[0, 32, 32, 3] == 0  # one can look through it
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None])
+def test_an_impossible_seed_is_refused_before_any_work(seed):
+    with pytest.raises(UsageError, match=r"seed is .* whole number"):
+        create("no such photo.jpg", seed=seed)
+
+
 def test_same_seed_same_bytes(small_settings, disc_asset):
     again = create(disc_photo(), settings=small_settings, seed=3)
     assert again.glb() == disc_asset.glb()

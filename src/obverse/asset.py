@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -91,29 +92,29 @@ class Asset:
             directory: created if absent. Files appear in it only when all of them are complete.
             formats: any of glb, obj, stl, 3mf, usdz (mesh as ``asset.*``); ply, splat, spz (Gaussians as ``asset.*``);
                 png (contact sheet ``preview.png``); webp, gif, mp4 (``turntable.*``); html (``report.html``).
-            overwrite: replace an asset that is there already.
+            overwrite: replace an asset that is there already, with every file its report names.
             height: real height of the object in metres; one photo has no scale, so without it the longest side is 1.
 
         Returns:
             The files written.
 
         Raises:
-            UsageError: unknown format, or an asset is there and ``overwrite`` is false.
+            UsageError: unknown format or impossible height, or an asset is there and ``overwrite`` is false.
             OutputError: the folder cannot be written; nothing is left behind.
         """
         directory = Path(directory)
         wanted = check_formats(formats)
-        if height is not None and not height > 0:
-            raise UsageError(f"height is {height}, it must be a positive number of metres")
+        check_height(height)
         if not overwrite and (directory / "report.json").exists():
             raise UsageError(f"{directory} already holds an asset; choose another folder or allow overwriting")
-        home = directory.resolve()
-        scratch = home.parent / f".{home.name}.{secrets.token_hex(4)}"
+        home, hidden = directory.resolve(), f".obverse-{secrets.token_hex(4)}"
+        # Inside a folder that exists: it may be a mount point, or the only place that may be written to.
+        scratch = (home if home.is_dir() else home.parent) / hidden
         try:
             scratch.mkdir(parents=True)
             names = [path.name for path in self._write_all(scratch, wanted, height)]
-            if home.exists():
-                (home / "report.json").unlink(missing_ok=True)  # without it the folder counts as unfinished
+            if home.is_dir():  # since before, or made meanwhile by another process
+                _forget(home, keep=names)
                 for name in names:
                     os.replace(scratch / name, home / name)
             else:
@@ -213,3 +214,26 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     if unknown or not names:
         raise UsageError(f"output format is {', '.join(unknown) or 'not given'}; choose from: {', '.join(known)}")
     return names
+
+
+def check_height(height: float | None) -> None:
+    """Refuse a real height that is not one.
+
+    Raises:
+        UsageError: it is given, and not a positive finite number.
+    """
+    if height is not None and not (isinstance(height, (int, float)) and math.isfinite(height) and height > 0):
+        raise UsageError(f"height is {height!r}, it must be a positive number of metres, for example 0.25")
+
+
+def _forget(folder: Path, *, keep: list[str]) -> None:
+    """Remove an earlier asset's report, without which a folder counts as unfinished, and its files not in ``keep``."""
+    report = folder / "report.json"
+    try:
+        listed = [Path(file["name"]) for file in json.loads(report.read_text("utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or not ours
+        listed = []
+    report.unlink(missing_ok=True)
+    ours = {path.name for path in listed if path.stem in ("asset", "preview", "turntable", "report")}
+    for name in ours - set(keep):
+        (folder / name).unlink(missing_ok=True)

@@ -33,7 +33,6 @@ from .surface.gaussians import mesh_to_gaussians
 from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
 
-
 MAX_RESOLUTION = 512  # the grid is held whole: 0.5 GB at 512³
 
 
@@ -111,10 +110,12 @@ def create(
         cutout: passed to ``read_photo``: ``matte``, ``mask``, ``box``, ``foreground_ratio``, ``max_side``.
 
     Raises:
-        UsageError: unknown method or setting. InputError: unusable photo. NoObjectError: nothing found in it.
+        UsageError: unknown method, impossible seed. InputError: unusable photo. NoObjectError: nothing found in it.
     """
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed is {seed!r}, it must be a whole number of at least 0")
     settings, stages = settings or Settings(), stages or Stages()
     if isinstance(photo, Subject):
         subject = photo
