@@ -74,12 +74,43 @@ def test_a_folder_of_photos_gives_a_folder_each_and_survives_a_bad_one(photo, tm
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a"]
 
 
+def test_a_folder_of_one_photo_gives_a_folder_inside_too(photo, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    photo.rename(tmp_path / "in" / "a.png")
+    for source in (tmp_path / "in", tmp_path / "in" / "*.png"):
+        code, out, _ = run("create", source, "-o", tmp_path / "out", "--json", "--skip-existing", *SMALL, capsys=capsys)
+        assert code == 0 and json.loads(out)["output"] == str(tmp_path / "out" / "a")
+
+
+def test_a_bug_met_in_one_photo_does_not_stop_the_others(photo, tmp_path, capsys, monkeypatch):
+    from obverse.apps import batch
+
+    def fragile(source, **_):
+        raise ZeroDivisionError(f"by {source}")
+
+    monkeypatch.setattr(batch, "read_photo", fragile)
+    code, out, err = run("create", photo, tmp_path / "b.png", "-o", tmp_path / "out", "--json", capsys=capsys)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 4 and "2 of 2 photos failed" in err
+    assert [r["status"] for r in records] == ["failed", "failed"] and "ZeroDivisionError" in records[1]["error"]
+
+
+@pytest.mark.parametrize(("stream", "code"), [("stdin", 6), ("stdout", 8), ("stderr", 6)])
+def test_a_closed_standard_stream_is_no_bug(stream, code, photo, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr(sys, stream, None)
+    source = str(photo) if stream == "stdout" else "-"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["create", source, "-o", "-", *SMALL[:-2]])
+    assert stop.value.code == code
+
+
 def test_standard_input_to_standard_output_is_a_glb(tmp_path, capfdbinary, monkeypatch):
     buffer = io.BytesIO()
     Image.fromarray(disc_photo()).save(buffer, "PNG")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
     with pytest.raises(SystemExit) as stop:
-        cli.main(["create", "-", "-o", "-", *SMALL])
+        cli.main(["create", "-", "-o", "-", *SMALL[:-2]])
     out = capfdbinary.readouterr().out
     assert stop.value.code == 0
     assert out[:4] == b"glTF" and int.from_bytes(out[8:12], "little") == len(out)
@@ -96,6 +127,11 @@ def test_standard_input_to_standard_output_is_a_glb(tmp_path, capfdbinary, monke
         (["create", "PHOTO", "--matte", "wand"], 2, "wand"),
         (["create", "PHOTO", "--device", "tpu"], 2, "cpu"),
         (["create", "PHOTO", "--height", "-1"], 2, "height"),
+        (["create", "PHOTO", "--height", "nan"], 2, "height"),
+        (["create", "PHOTO", "--seed", "-1"], 2, "seed"),
+        (["create", "PHOTO", "-o", "PHOTO"], 8, "is a file"),
+        (["create", "PHOTO", "-o", "-", "--formats", "usdz"], 2, "GLB"),
+        (["create", "PHOTO", "-o", "-", "--json"], 2, "--json"),
         (["create"], 2, "photos"),
         (["create", "PHOTO", "PHOTO2", "-o", "-"], 2, "one photo"),
         (["create", "*.nothing"], 6, "pattern"),
@@ -163,6 +199,8 @@ def test_show_writes_a_page_for_a_folder_a_mesh_and_a_splat(disc_asset, tmp_path
         assert code == 0 and "</html>" in (tmp_path / "page.html").read_text()
     code, _, err = run("show", tmp_path, "-o", tmp_path / "page.html", capsys=capsys)
     assert code == 6 and "neither" in err
+    disc_asset.save(tmp_path / "b", formats=["usdz", "spz"])
+    assert run("show", tmp_path / "b", "-o", tmp_path / "page.html", capsys=capsys)[0] == 0
 
 
 def test_doctor_passes_its_own_test(capsys):
@@ -192,4 +230,12 @@ def test_folder_names_do_not_collide():
     from obverse.apps.batch import folder_names
 
     assert folder_names(["x/a.png", "y/a.jpg", "b.png"]) == ["a_png", "a_jpg", "b"]
-    assert len(set(folder_names(["x/a.png", "y/a.png", "z/a.png"]))) == 3
+    assert folder_names(["x/a.png", "y/a.png", "z/a.png"]) == ["a_png", "a_png_2", "a_png_3"]
+    assert folder_names(["x/a.png", "y/a.png", "a_png_2.jpg"]) == ["a_png", "a_png_2", "a_png_2_2"]
+
+
+def test_a_photo_named_twice_is_done_once(tmp_path, monkeypatch):
+    from obverse.apps.batch import expand
+
+    monkeypatch.chdir(tmp_path)
+    assert expand(["b.png", "./a.png", "a.png", str(tmp_path / "b.png"), "-", "-"]) == ["b.png", "./a.png", "-"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..asset import Asset, check_formats
+from ..asset import DEFAULT_FORMATS, Asset, check_formats, check_height
 from ..create import METHODS, Settings
 from ..create import create as create_asset
-from ..errors import InputError, ObverseError, PartialFailure, UsageError
+from ..errors import InputError, OutputError, PartialFailure, UsageError
 from ..photo import read_photo
+from ..stages import Stages
 from .console import Console, describe, read_input, write_stdout
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".ppm"}
@@ -34,34 +36,43 @@ class Job:
 def run(photos: list[str], output: str, job: Job, console: Console) -> None:
     """Make an asset of each photo; go on after failures when there are several.
 
+    Several photos, folders and globs give a folder each inside ``output``; one photo named by itself gives ``output``.
+
     Raises:
         PartialFailure: some of several photos failed, each said on the way.
         ObverseError: the only photo failed.
     """
     formats = check_formats(job.formats)
+    check_height(job.height)
     if job.method not in METHODS:
         raise UsageError(f"--method is {job.method!r}, it must be one of: {', '.join(METHODS)}")
     inputs = expand(photos)
     if output == "-":
         if len(inputs) > 1:
             raise UsageError(f"-o - takes one photo, {len(inputs)} were given; name a folder instead")
-        write_stdout(_make(inputs[0], job, console)[0].glb(height=job.height))
+        if formats not in (list(DEFAULT_FORMATS), ["glb"]):
+            raise UsageError(f"-o - writes a GLB and --formats asks for {','.join(formats)}; name a folder instead")
+        if console.json_output:
+            raise UsageError("-o - and --json both want standard output; name a folder instead, or leave --json out")
+        write_stdout(_make(inputs[0], job, console, Stages()).glb(height=job.height))
         return
     many = len(inputs) > 1
-    folders = [Path(output) / name for name in folder_names(inputs)] if many else [Path(output)]
+    nested = many or inputs != photos  # a folder that holds one photo today may hold two tomorrow
+    folders = [Path(output) / name for name in folder_names(inputs)] if nested else [Path(output)]
     failures = 0
     for name, folder in zip(inputs, folders, strict=True):
         try:
             _one(name, folder, formats, job, console)
-        except (ObverseError, MemoryError) as error:
-            if not many:
+        except Exception as error:  # whatever one photo does, the others deserve their turn
+            if not many or os.environ.get("OBVERSE_TRACEBACK"):
                 raise
             failures += 1
             code, message = describe(error)
             record = {"input": name, "status": "failed", "exit_code": code, "error": message}
             console.result(record, f"{name}: failed: {message}")
     if failures:
-        raise PartialFailure(f"{failures} of {len(inputs)} photos failed, the others are done")
+        others = "" if failures == len(inputs) else ", the others are done"
+        raise PartialFailure(f"{failures} of {len(inputs)} photos failed{others}")
 
 
 def expand(names: list[str]) -> list[str]:
@@ -85,7 +96,10 @@ def expand(names: list[str]) -> list[str]:
             found += matches
         else:
             found.append(name)
-    return list(dict.fromkeys(found))
+    unique: dict[str, str] = {}
+    for name in found:
+        unique.setdefault(name if name == "-" else os.path.abspath(name), name)
+    return list(unique.values())
 
 
 def folder_names(inputs: list[str]) -> list[str]:
@@ -93,16 +107,18 @@ def folder_names(inputs: list[str]) -> list[str]:
     stems = ["stdin" if name == "-" else Path(name).stem for name in inputs]
     names: list[str] = []
     for name, stem in zip(inputs, stems, strict=True):
-        unique = stem if stems.count(stem) == 1 else Path(name).name.replace(".", "_")
+        base = unique = stem if stems.count(stem) == 1 else Path(name).name.replace(".", "_")
         count = 1
         while unique in names:
             count += 1
-            unique = f"{stem}_{count}"
+            unique = f"{base}_{count}"
         names.append(unique)
     return names
 
 
 def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file and an asset is a folder; choose another -o")
     if (folder / "report.json").exists() and job.existing != "overwrite":
         if job.existing == "refuse":
             raise UsageError(f"{folder} already holds an asset; pass --overwrite, --skip-existing, or another -o")
@@ -111,7 +127,7 @@ def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console
         )
         return
     with console.progress(Path(name).name) as stages:
-        asset = _make(name, job, console, stages)[0]
+        asset = _make(name, job, console, stages)
         files = asset.save(folder, formats=formats, height=job.height)
     mesh = asset.report["mesh"]
     record = {
@@ -130,16 +146,12 @@ def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console
         console.detail(f"  {row['name']:<14} {row['seconds']:7.3f} s   peak {row['peak_mb']} MB")
 
 
-def _make(name: str, job: Job, console: Console, stages: Any = None) -> tuple[Asset, Any]:
+def _make(name: str, job: Job, console: Console, stages: Stages) -> Asset:
     """Read the photo, say what is doubtful about it, and only then start the long work."""
-    from ..stages import Stages
-
-    stages = stages or Stages()
     with stages("photo"):
         subject = read_photo(read_input(name), **job.cutout)
     for check in subject.checks:
         console.doubt(check)
-    asset = create_asset(
+    return create_asset(
         subject, method=job.method, seed=job.seed, settings=job.settings, device=job.device, stages=stages
     )
-    return asset, stages

@@ -270,6 +270,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def guarded(run: Callable[[], Any]) -> int:
     """Run a command → exit code; errors become one line on standard error."""
+    if sys.stderr is None:  # closed by whoever started us; loggers and progress bars expect it to be there
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
     try:
         with listening_for_interrupts():
             code = run()

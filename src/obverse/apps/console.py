@@ -109,7 +109,7 @@ def read_input(name: str) -> str | bytes:
     """A file name as it is; ``-`` → the bytes of standard input."""
     if name != "-":
         return name
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read() if sys.stdin else b""  # None: closed by whoever started us
     if not data:
         raise InputError("standard input is empty; pipe an image into it, or name a file")
     return data
@@ -121,6 +121,8 @@ def write_stdout(data: bytes) -> None:
     Raises:
         OutputError: the system refused. BrokenPipeError: the reader has gone, which is its right.
     """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed; write to a folder with -o")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

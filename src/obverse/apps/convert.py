@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError, UsageError
-from ..formats.files import read_bytes
 from ..formats.meshes import MESH_FORMATS, mesh_bytes, read_mesh, write_mesh
 from ..formats.page import viewer_page
-from ..formats.splats import SPLAT_FORMATS, read_splats, splat_bytes, write_splats
+from ..formats.splats import SPLAT_FORMATS, is_splat, read_splats, splat_bytes, write_splats
 from ..surface.gaussians import mesh_to_gaussians
+
+_SHOWN = (MESH_FORMATS, SPLAT_FORMATS)  # of each kind the first that an asset folder has
 
 
 def convert_file(
@@ -46,10 +47,10 @@ def viewer_for(asset: Path) -> str:
         InputError: there is nothing to show.
     """
     if asset.is_dir():
-        files = [asset / "asset.glb", asset / "asset.ply"]
-        present = [path for path in files if path.exists()]
+        kinds = [[path for name in kind if (path := asset / f"asset.{name}").exists()] for kind in _SHOWN]
+        present = [paths[0] for paths in kinds if paths]
         if not present:
-            raise InputError(f"{asset} holds neither asset.glb nor asset.ply; name a mesh or splat file instead")
+            raise InputError(f"{asset} holds neither a mesh nor a splat of obverse; name a mesh or splat file instead")
     else:
         present = [asset]
     glb = splats = None
@@ -59,12 +60,3 @@ def viewer_for(asset: Path) -> str:
         else:
             glb = mesh_bytes(read_mesh(path), ".glb")
     return viewer_page(glb=glb, splats=splats, title=asset.name)
-
-
-def is_splat(path: Path) -> bool:
-    """Whether a file holds Gaussians: by extension, and for .ply by the properties its header declares."""
-    suffix = path.suffix.lower()
-    if suffix != ".ply":
-        return suffix in {".splat", ".spz"}
-    header = read_bytes(path)[:20_000].split(b"end_header")[0]
-    return b"scale_0" in header or b"packed_position" in header
