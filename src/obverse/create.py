@@ -234,7 +234,7 @@ def place(mesh: trimesh.Trimesh, camera: Cameras) -> tuple[trimesh.Trimesh, Came
     return placed, moved, lambda points: points * extent + shift.to(points)
 
 
-def photo_agreement(mesh: trimesh.Trimesh, camera: Cameras, subject: Subject, *, size: int = 256) -> dict[str, float]:
+def photo_agreement(mesh: trimesh.Trimesh, camera: Cameras, subject: Subject, *, size: int = 512) -> dict[str, float]:
     """How well the mesh, seen from the photo's camera, repeats the photo.
 
     Returns:
