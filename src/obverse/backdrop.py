@@ -125,8 +125,9 @@ def _redrawn(studio: Studio) -> BoolArray:
     tinted = np.maximum(distance(lab, shaded) - BOUNCE * darker, 0)
     difference = np.hypot(tinted, SHADE * darker)
     level = float(np.clip(2 * np.percentile(difference[~mask], 90), 2.5, 6)) if not mask.all() else 6.0
-    # However dark, it may be shadow: that alone is no evidence, unless something as dark is further inside.
-    unlike = np.hypot(tinted, np.minimum(SHADE * darker, 0.8 * level)).astype(np.float32)
+    # What is dark beside a shadow may be more of it: no evidence, unless as dark a thing lies further in.
+    shadow = np.hypot(tinted, np.minimum(SHADE * darker, 0.8 * level))
+    unlike = np.where(_near_shadow(mask, factor), shadow, difference).astype(np.float32)
     core = deeper(mask, BAND)
     examples = (deeper(mask, 1.5) & (tinted > 1.3 * level)) | (core & (difference > 1.3 * level))
     belief = np.where(mask, 1, -1).astype(np.float32)
@@ -134,6 +135,14 @@ def _redrawn(studio: Studio) -> BoolArray:
     settled = core | deeper(~mask, BAND)
     evidence[settled] = 3 * belief[settled]
     return tidy(least_cut(evidence, edge_cost(to_lab(studio.rgb), level / 2), mask))
+
+
+def _near_shadow(mask: BoolArray, factor: FloatArray) -> BoolArray:
+    """What lies within reach of darkened background outside a mask: dark parts of it may be more of that → [h, w]."""
+    import cv2
+
+    tail = cv2.morphologyEx((~mask & (factor < 0.93)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.dilate(tail, np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)) > 0)
 
 
 @dataclass(frozen=True)
