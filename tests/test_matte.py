@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,10 @@ from PIL import Image
 from obverse.backdrop import border_matte, fit_studio
 from obverse.errors import MissingPackageError, WeightsError
 from obverse.matte import edge_support, grabcut_matte, refine, rembg_matte, solidity, tidy
+from obverse.outline import edge_cost, least_cut, object_evidence, to_lab
+from obverse.photo import read_photo
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SIDE = 192
 BLUE, GREY, DARK, WHITE = (0.2, 0.4, 0.8), (0.5, 0.5, 0.5), (0.08, 0.08, 0.08), (0.95, 0.95, 0.95)
 
@@ -87,6 +91,83 @@ def test_a_ring_is_open_in_both_methods() -> None:
     for matte in (border_matte(photo), grabcut_matte(photo)):
         assert overlap(matte.alpha, truth) > 0.95
         assert matte.alpha[radius < 40].max() < 0.05
+
+
+def test_a_pale_belt_that_meets_the_backdrop_keeps_its_outline() -> None:
+    photo, truth = mug("gradient", BLUE)
+    clean = 0.55 + 0.35 * np.arange(SIDE)[:, None] / SIDE
+    rows = np.s_[80:115]
+    belt = (truth[rows] == 1) & (np.arange(SIDE) < 0.62 * SIDE)
+    pale = clean[rows, :, None] * np.array([1.03, 1.0, 0.91])
+    photo[rows][belt] = np.broadcast_to(pale, (*belt.shape, 3))[belt]
+    matte = border_matte(photo)
+    assert overlap(matte.alpha, truth) > 0.97
+    left = (matte.alpha[rows] > 0.5).argmax(axis=1)
+    assert np.abs(left - (truth[rows] > 0.5).argmax(axis=1)).max() <= 2
+
+
+def test_a_grey_part_with_a_crisp_edge_is_not_taken_for_shadow() -> None:
+    truth = np.zeros((SIDE, SIDE), np.float32)
+    truth[60:160, 50:140] = 1
+    photo = np.where(truth[..., None] > 0, np.float32([0.5, 0.15, 0.15]), np.float32(0.98)).astype(np.float32)
+    truth[48:60, 88:102] = 1
+    photo[48:60, 88:102] = 0.4
+    assert border_matte(photo).alpha[50:58, 90:100].min() > 0.9
+
+
+def pale_topped_car() -> tuple[np.ndarray, np.ndarray]:
+    """A red block with a cream roof on a table before a blurred shelf → photo [192, 192, 3], truth [192, 192]."""
+    side = 3 * SIDE
+    y, x = np.mgrid[0:side, 0:side] / side
+    wall = np.array([0.55, 0.58, 0.58]) * np.ones((side, side, 1))
+    books = (0.5 + 0.5 * np.tanh((0.2 - y) * 30))[..., None] * (0.5 + 0.5 * np.sin(x * 50))[..., None]
+    wall = wall * (1 - books) + books * np.array([0.8, 0.75, 0.65])
+    grain = 1 + 0.08 * np.sin(y * 90 + 2 * np.sin(x * 9))
+    table = np.array([0.62, 0.43, 0.27]) * grain[..., None]
+    table = table * (1 - 0.6 * np.exp(-(((x - 0.55) / 0.3) ** 2 + ((y - 0.76) / 0.05) ** 2)))[..., None]
+    body = (np.abs(x - 0.5) < 0.3) & (y > 0.5) & (y < 0.75)
+    roof = (np.abs(x - 0.45) < 0.17) & (y > 0.41) & (y <= 0.5)
+    photo = np.where((y > 0.46)[..., None], table, wall)
+    photo = np.where(body[..., None], np.array([0.8, 0.2, 0.12]), photo)
+    photo = np.where(roof[..., None], np.array([0.78, 0.75, 0.68]), photo)
+    noise = np.random.default_rng(0).normal(0, 0.005, (SIDE, SIDE, 3))
+    return np.clip(shrunk(photo) + noise, 0, 1).astype(np.float32), shrunk(body | roof)
+
+
+def test_a_pale_roof_stays_and_the_shadow_on_the_table_goes() -> None:
+    photo, truth = pale_topped_car()
+    assert overlap(grabcut_matte(photo).alpha, truth) > 0.96
+
+
+def test_the_example_mug_is_open_at_its_handle_and_rid_of_its_shadow() -> None:
+    subject = read_photo(EXAMPLES / "mug.jpg")
+    alpha = subject.alpha.numpy()
+    assert subject.matte == "border" and subject.confidence > 0.7
+    assert alpha[470:530, 710:770].max() == 0  # the hole
+    assert alpha[845:, :].max() == 0 and alpha[828:834, 636:646].max() == 0  # beneath the foot
+    assert alpha[300:720, 260:600].min() == 1
+    rows = np.arange(330, 700, 4)
+    left = (alpha[rows] > 0.5).argmax(axis=1)
+    off = np.abs(left - np.polyval(np.polyfit(rows, left, 3), rows))
+    assert off.max() < 5 and np.percentile(off, 95) < 3  # the side is smooth, pale belt included
+
+
+def test_the_example_car_keeps_roof_and_bumper_and_leaves_the_table() -> None:
+    subject = read_photo(EXAMPLES / "toy_car.jpg")
+    alpha = subject.alpha.numpy()
+    for name, x, y in (("roof", 430, 330), ("pillar", 345, 420), ("bumper", 790, 690), ("headlight", 840, 540)):
+        assert alpha[y - 3 : y + 4, x - 3 : x + 4].min() > 0.95, name
+    for name, x, y in (("shadow", 820, 760), ("table", 500, 900), ("shelf", 500, 150), ("wall", 430, 280)):
+        assert alpha[y - 3 : y + 4, x - 3 : x + 4].max() == 0, name
+    assert subject.confidence > 0.6
+    assert "several-objects" not in {check.name for check in subject.checks}
+
+
+def test_a_cut_out_that_failed_is_called_doubtful() -> None:
+    photo, truth = mug("vignette", WHITE)
+    assert overlap(border_matte(photo).alpha, truth) < 0.5  # white before white: the body is lost
+    assert border_matte(photo).confidence < 0.5
+    assert "doubtful-cut-out" in {check.name for check in read_photo(photo).checks}
 
 
 def test_a_highlight_with_the_backdrops_colour_is_not_a_hole() -> None:
@@ -215,3 +296,40 @@ def test_rembg_failures_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=remove))
     with pytest.raises(WeightsError, match=r"no route to host.*--matte grabcut"):
         rembg_matte(np.zeros((8, 8, 3), np.float32))
+
+
+def test_the_least_cut_keeps_what_evidence_and_edges_hold_and_drops_specks() -> None:
+    y, x = np.mgrid[0:96, 0:96]
+    disc = np.hypot(x - 48, y - 48) < 30
+    evidence = np.where(disc, 1, -1).astype(np.float32)
+    evidence[5, 5], evidence[48, 48] = 1, -1
+    even = np.full((96, 96), 2, np.float32)
+    found = least_cut(evidence, even, np.zeros((96, 96), bool))
+    assert not found[5, 5] and found[48, 48]
+    assert (found ^ disc).mean() < 0.01
+    assert (least_cut(evidence, even, disc) ^ found).mean() < 0.002  # the start decides nothing
+
+
+def test_the_least_cut_bridges_a_gap_in_the_evidence_straight() -> None:
+    evidence = np.full((96, 96), -1, np.float32)
+    evidence[20:76, 30:70] = 1
+    evidence[40:56, 24:36] = 0  # undecided on both sides of the left edge
+    found = least_cut(evidence, np.full((96, 96), 2, np.float32), np.zeros((96, 96), bool))
+    assert np.abs(found[26:70].argmax(axis=1) - 30).max() <= 1
+
+
+def test_an_outline_is_cheap_on_edges_only() -> None:
+    photo = np.full((40, 40, 3), 0.5, np.float32)
+    photo[:, 20:] = 0.9
+    cost = edge_cost(to_lab(photo), 3)
+    assert cost[:, 19:21].max() < 0.2 and cost[:, :15].min() > 1.9
+
+
+def test_known_colours_decide_between_the_levels() -> None:
+    lab = np.zeros((4, 4, 3), np.float32)
+    lab[:2, :, 1] = 30
+    unlike = np.full((4, 4), 8, np.float32)
+    examples = np.zeros((4, 4), bool)
+    examples[0] = True
+    evidence = object_evidence(lab, unlike, examples, level=6)
+    assert evidence[1].min() > 0 > evidence[2:].max()

@@ -51,6 +51,7 @@ class Studio:
     explained: float  # share of the border ring that the model explains, 0–1
     steepest: float  # 95th percentile of the background's colour change per pixel, on the border ring
     score: float  # how well the outline lies on edges, 0–1
+    sharp: BoolArray  # [h, w] edges in focus, which a backdrop does not have
 
     @property
     def fits(self) -> bool:
@@ -65,12 +66,16 @@ def border_matte(rgb: FloatArray, *, studio: Studio | None = None) -> Matte:
     match it, or that differ from it as a shadow does (darker, same chroma, reached through a soft edge). Enclosed
     regions that match it, such as the hole of a handle, are background too.
     """
+    import cv2
+
     studio = studio or fit_studio(rgb)
     mask = _redrawn(studio)
     if not mask.any():
         return Matte(np.zeros(rgb.shape[:2], np.float32), "border", 0.0)
     alpha = refine(rgb, mask, field=studio.field, noise=studio.noise)
     confidence = edge_support(studio.rgb, mask) * min(1.0, studio.explained / 0.75) * min(1.0, studio.score / 0.8)
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    confidence *= float((studio.sharp & near).sum() / max(int(studio.sharp.sum()), 1))  # others are of a missed part
     return Matte(alpha, "border", confidence)
 
 
@@ -104,7 +109,8 @@ def fit_studio(rgb: FloatArray) -> Studio:
         if score > best_score:
             best, best_score = background, score
     best = best | _holes(match, field, best, terrain, tint)
-    return Studio(small, field, best, _spread(match.apart[sure]), explained, terrain.steepest, best_score)
+    noise = _spread(match.apart[sure])
+    return Studio(small, field, best, noise, explained, terrain.steepest, best_score, terrain.sharp)
 
 
 def _redrawn(studio: Studio) -> BoolArray:

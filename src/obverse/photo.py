@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -163,7 +163,11 @@ def _cut_out(picture: Picture, matte: str, mask: Any, box: Box | None) -> Matte:
     if matte == "border" or cut.confidence > 0.5:
         return cut
     other = mattes.grabcut_matte(picture.rgb)
-    return other if other.confidence > cut.confidence else cut
+    both = np.minimum(cut.alpha, other.alpha).sum() / max(float(np.maximum(cut.alpha, other.alpha).sum()), 1e-6)
+    best = other if other.confidence > cut.confidence else cut
+    return replace(
+        best, confidence=best.confidence * (1 + float(both)) / 2
+    )  # one of the two is wrong where they differ
 
 
 def _has_meaning(alpha: FloatArray) -> bool:
