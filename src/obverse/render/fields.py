@@ -65,3 +65,44 @@ def insideness(field: Field, points: Tensor) -> Tensor:
     """Points [N, 3] → values [N] that are positive inside, zero on the surface and negative outside."""
     value = field.density_or_sdf(points)
     return value - field.level if field.kind == "density" else field.level - value
+
+
+@dataclass(frozen=True)
+class GridField:
+    """A Field from samples on a regular grid, interpolated between them.
+
+    The sample [i, j, k] lies at ``low + step · (i, j, k)``; points beyond the grid get the value at its border.
+    """
+
+    values: Tensor  # [X, Y, Z] float32, at least 2 along each axis
+    low: tuple[float, float, float]  # position of the first sample
+    step: float  # object units between samples
+    kind: Literal["density", "sdf"] = "density"
+    level: float = 0.0
+    colors: Tensor | None = None  # [X, Y, Z, 3] float32 sRGB-encoded; mid-grey when absent
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """First and last sample."""
+        x, y, z = (low + self.step * (n - 1) for low, n in zip(self.low, self.values.shape, strict=True))
+        return self.low, (x, y, z)
+
+    def density_or_sdf(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → values [N], trilinear."""
+        return self._sample(self.values[None], points)[:, 0]
+
+    def color(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → sRGB-encoded colour [N, 3] in 0–1, trilinear."""
+        if self.colors is None:
+            return torch.full_like(points, 0.5)
+        return self._sample(self.colors.movedim(-1, 0), points).clamp(0, 1)
+
+    def _sample(self, volume: Tensor, points: Tensor) -> Tensor:
+        """Channels [C, X, Y, Z] at world points [N, 3] → [N, C]."""
+        last = torch.tensor([n - 1 for n in self.values.shape]).to(points)
+        place = (points - torch.tensor(self.low).to(points)) / self.step * (2 / last) - 1
+        grid = place.flip(-1).reshape(1, 1, 1, -1, 3)
+        found = torch.nn.functional.grid_sample(
+            volume[None].to(points), grid, padding_mode="border", align_corners=True
+        )
+        return found[0, :, 0, 0].T

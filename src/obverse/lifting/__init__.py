@@ -1,0 +1,1 @@
+"""Lifting: views with cameras → Gaussians, in closed form or by optimisation."""

@@ -1,0 +1,124 @@
+"""Losses between pictures: L1, structural similarity, coverage, depth and normals. Plain torch, differentiable."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+WINDOW, SIGMA = 11, 1.5  # of SSIM, pixels (Wang et al. 2004)
+C1, C2 = 0.01**2, 0.03**2  # its stabilisers for values in 0–1
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity of images [..., H, W, C] in 0–1 → [...] (Wang et al. 2004, eq. 13, Gaussian window).
+
+    Only windows that lie wholly inside the image count, as in the paper and in scikit-image.
+
+    Raises:
+        InputError: the images differ in shape or are smaller than the window, 11 pixels.
+    """
+    if a.shape != b.shape or a.ndim < 3 or min(a.shape[-3:-1]) < WINDOW:
+        raise InputError(
+            f"SSIM compares images of one shape [..., H, W, C] of at least {WINDOW} pixels a side, got "
+            f"{list(a.shape)} and {list(b.shape)}; resize them"
+        )
+    batch, (height, width) = a.shape[:-3], a.shape[-3:-1]
+    x, y = (t.movedim(-1, -3).reshape(1, -1, height, width) for t in (a, b))
+    mean_x, mean_y, xx, yy, xy = _Blur.apply(torch.cat([x, y, x * x, y * y, x * y], 1)).chunk(5, 1)
+    cross = mean_x * mean_y
+    square = mean_x * mean_x + mean_y * mean_y
+    similarity = (2 * cross + C1) * (2 * (xy - cross) + C2) / ((square + C1) * (xx + yy - square + C2))
+    return similarity.reshape(*batch, -1).mean(-1)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two images in 0–1, of any one shape; at most 99."""
+    return min(99.0, -10 * math.log10(max(float(((a - b) ** 2).mean()), 1e-12)))
+
+
+def photometric(image: Tensor, target: Tensor, *, ssim_share: float = 0.2) -> Tensor:
+    """(1 − λ) L1 + λ (1 − SSIM) of images [..., H, W, C] (Kerbl et al. 2023, eq. 7; λ = 0.2)."""
+    loss = (1 - ssim_share) * (image - target).abs().mean()
+    return loss + ssim_share * (1 - ssim(image, target).mean()) if ssim_share > 0 else loss
+
+
+def coverage(alpha: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference of coverages in 0–1, of any one shape."""
+    return (alpha - mask).abs().mean()
+
+
+def depth_error(depth: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute depth difference [...] in object units, where the target is finite and the render covers half."""
+    known = torch.isfinite(target) & torch.isfinite(depth) & (alpha > 0.5)
+    difference = torch.where(known, depth, 0.0) - torch.where(known, target, 0.0)
+    return difference.abs().sum() / known.sum().clamp_min(1)
+
+
+def normal_error(normals: Tensor, target: Tensor) -> Tensor:
+    """Mean 1 − cos between unit normals [..., 3], where neither is zero (unknown)."""
+    known = (target.norm(dim=-1) > 0.5) & (normals.detach().norm(dim=-1) > 0.5)
+    return torch.where(known, 1 - (normals * target).sum(-1), 0.0).sum() / known.sum().clamp_min(1)
+
+
+def points_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Depth along +Z [H, W] → points [H, W, 3] in camera axes, at pixel centres."""
+    height, width = depth.shape
+    v, u = torch.meshgrid(
+        torch.arange(height, dtype=depth.dtype) + 0.5, torch.arange(width, dtype=depth.dtype) + 0.5, indexing="ij"
+    )
+    rays = torch.stack([u, v, torch.ones_like(u)], -1).to(depth) @ torch.linalg.inv(intrinsics.to(depth)).T
+    return rays * depth[..., None]
+
+
+def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Depth along +Z [H, W] → unit normals [H, W, 3] in camera axes, facing the camera; zero where unknown.
+
+    Tangents are central differences of the points; pixels at the border or beside a depth that is not finite have no
+    normal.
+    """
+    finite = torch.isfinite(depth)
+    points = points_from_depth(torch.where(finite, depth, 0.0), intrinsics)
+    across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+    around = finite[1:-1, 2:] & finite[1:-1, :-2] & finite[2:, 1:-1] & finite[:-2, 1:-1]
+    cross = torch.where(around[..., None], torch.linalg.cross(down, across), 0.0)
+    inner = cross / cross.square().sum(-1, keepdim=True).clamp_min(1e-20).sqrt()
+    return torch.nn.functional.pad(inner, (0, 0, 1, 1, 1, 1))
+
+
+@functools.cache
+def _kernel() -> Tensor:
+    """The Gaussian window along one axis [11], summing to 1."""
+    x = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.exp(-0.5 * (x / SIGMA) ** 2)
+    return weights / weights.sum()
+
+
+class _Blur(torch.autograd.Function):
+    """Images [1, B, H, W] averaged under the window, without a border → [1, B, H − 10, W − 10].
+
+    The adjoint is the same blur of the zero-padded gradient. Written out, because convolutions in groups are fast
+    forwards only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return _separable(images, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _separable(gradients[0], WINDOW - 1)
+
+
+def _separable(images: Tensor, padding: int) -> Tensor:
+    count = images.shape[1]
+    weights = _kernel().to(images)
+    down = weights.view(1, 1, WINDOW, 1).expand(count, 1, WINDOW, 1)
+    across = weights.view(1, 1, 1, WINDOW).expand(count, 1, 1, WINDOW)
+    blurred = torch.nn.functional.conv2d(images, down, padding=(padding, 0), groups=count)
+    return torch.nn.functional.conv2d(blurred, across, padding=(0, padding), groups=count)
