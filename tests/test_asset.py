@@ -147,7 +147,7 @@ def test_unknown_formats_are_named():
 
 
 def test_formats_are_read_leniently():
-    assert check_formats([".GLB", "ply", "glb "]) == ["glb", "ply"]
+    assert check_formats([".GLB", "ply", "glb "]) == ["glb", "ply"] == check_formats("glb, .PLY")
     assert check_formats(DEFAULT_FORMATS) == list(DEFAULT_FORMATS)
 
 
@@ -171,3 +171,12 @@ def test_views_without_background_have_straight_alpha(disc_asset):
         assert view[edge][:, 0].min() > 0.4  # orange all the way to the rim, not darkened by a black background
     with pytest.raises(UsageError, match="'mesh' or 'splat'"):
         disc_asset.views(of="points")
+
+
+def test_views_take_angles_of_any_kind_and_refuse_what_cannot_be_meant(disc_asset):
+    given = [np.float32(90), [90], np.array([90.0]), (90,)]
+    pictures = [disc_asset.views(0, angle, size=16).images for angle in given]
+    assert all((picture == pictures[0]).all() for picture in pictures)
+    for wrong in ({"size": 0}, {"azimuth_deg": float("nan")}, {"azimuth_deg": [0, 1, 2], "elevation_deg": [0, 1]}):
+        with pytest.raises(UsageError):
+            disc_asset.views(**wrong)

@@ -61,6 +61,20 @@ def test_an_impossible_seed_is_refused_before_any_work(seed):
         create("no such photo.jpg", seed=seed)
 
 
+def test_options_that_would_do_nothing_are_refused():
+    with pytest.raises(UsageError, match="matte would do nothing"):
+        create(read_photo(disc_photo()), matte="grabcut")
+    with pytest.raises(UsageError, match="settings is a dict"):
+        create("no such photo.jpg", settings={"faces": 100})
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert Settings(faces=np.int64(500)).faces == 500
+    for value in (True, 500.0, "500"):
+        with pytest.raises(UsageError, match="faces is"):
+            Settings(faces=value)
+
+
 def test_same_seed_same_bytes(small_settings, disc_asset):
     again = create(disc_photo(), settings=small_settings, seed=3)
     assert again.glb() == disc_asset.glb()

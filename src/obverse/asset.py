@@ -63,16 +63,28 @@ class Asset:
 
         Returns:
             Views with images [V, size, size, 4]: colour over ``background`` and coverage; straight alpha without one.
+
+        Raises:
+            UsageError: no pixels, angles that are not finite or of unequal number, or unknown ``of``.
         """
-        steepest = max(map(abs, [elevation_deg] if isinstance(elevation_deg, (int, float)) else elevation_deg))
+        if of not in ("mesh", "splat"):
+            raise UsageError(f"of is {of!r}, it must be 'mesh' or 'splat'")
+        if size < 1:
+            raise UsageError(f"size is {size}, it must be at least 1 pixel")
+        angles = [np.asarray(given, np.float64).reshape(-1) for given in (azimuth_deg, elevation_deg)]
+        if len(angles[0]) != len(angles[1]) and 1 not in map(len, angles):
+            raise UsageError(
+                f"{len(angles[0])} azimuths and {len(angles[1])} elevations were given; give as many, or one for all"
+            )
+        if not all(np.isfinite(given).all() for given in angles):
+            raise UsageError(f"azimuth_deg {azimuth_deg} and elevation_deg {elevation_deg} must be finite degrees")
+        steepest = float(np.abs(angles[1]).max(initial=0))
         vertices = np.asarray(self.mesh.vertices)
         radius, half_height = np.hypot(vertices[:, 0], vertices[:, 2]).max(), np.abs(vertices[:, 1]).max()
         distance = framing_distance(float(radius), float(half_height), elevation_deg=steepest)
-        cameras = orbit(azimuth_deg, elevation_deg, distance=distance, size=size)
+        cameras = orbit(angles[0].tolist(), angles[1].tolist(), distance=distance, size=size)
         if of == "mesh":
             return Views(render_mesh(self.mesh, cameras, background=background), cameras)
-        if of != "splat":
-            raise UsageError(f"of is {of!r}, it must be 'mesh' or 'splat'")
         result = render(self.gaussians, cameras, background=background or (0.0, 0.0, 0.0))
         alpha = result.alpha[..., None]
         color = result.color if background is not None else result.color / alpha.clamp_min(1e-6)
@@ -203,13 +215,14 @@ class Asset:
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
-    """Names of output formats, with or without a dot, in any case → lower case, without repeats, in order.
+    """Names of output formats (a list, or text with commas), with or without a dot, in any case → lower case, in order.
 
     Raises:
         UsageError: a name is none of the known formats.
     """
     known = [*MESH_FORMATS, *SPLAT_FORMATS, *VIDEO_FORMATS, "png", "html"]
-    names = list(dict.fromkeys(name.lower().lstrip(".").strip() for name in formats))
+    formats = formats.split(",") if isinstance(formats, str) else formats
+    names = list(dict.fromkeys(name.strip().lower().lstrip(".") for name in formats))
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise UsageError(f"output format is {', '.join(unknown) or 'not given'}; choose from: {', '.join(known)}")

@@ -8,6 +8,7 @@ that, surface, texture, Gaussians and report, is shared, so methods differ only 
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 import types
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class Settings:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
+            if not _is_whole(value) or not low <= value <= high:
                 raise UsageError(f"{name} is {value!r}, it must be a whole number from {low} to {high}")
         if self.atlas not in ("charts", "xatlas"):
             raise UsageError(f"atlas is {self.atlas!r}, it must be 'charts' or 'xatlas'")
@@ -110,21 +111,26 @@ def create(
         cutout: passed to ``read_photo``: ``matte``, ``mask``, ``box``, ``foreground_ratio``, ``max_side``.
 
     Raises:
-        UsageError: unknown method, impossible seed. InputError: unusable photo. NoObjectError: nothing found in it.
+        UsageError: unknown method, impossible seed or settings, or cut-out options for a Subject.
+        InputError: unusable photo. NoObjectError: nothing found in it.
     """
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
-    if not isinstance(seed, int) or seed < 0:
+    if not _is_whole(seed) or seed < 0:
         raise UsageError(f"seed is {seed!r}, it must be a whole number of at least 0")
     settings, stages = settings or Settings(), stages or Stages()
+    if not isinstance(settings, Settings):
+        raise UsageError(f"settings is a {type(settings).__name__}; pass Settings(faces=50_000), for example")
     if isinstance(photo, Subject):
+        if cutout:
+            raise UsageError(f"a Subject is cut out already, so {', '.join(cutout)} would do nothing; leave it out")
         subject = photo
     else:
         with stages("photo"):
             subject = read_photo(photo, **cutout)
     with stages(method):
         reconstruction = METHODS[method].make(subject, seed=seed, device=device)
-    return finish(reconstruction, subject, method=method, seed=seed, settings=settings, stages=stages)
+    return finish(reconstruction, subject, method=method, seed=int(seed), settings=settings, stages=stages)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def create(
 
 
 def inflate(subject: Subject, *, seed: int = 0, device: str = "cpu") -> Reconstruction:
-    """The silhouette blown up like a balloon: no weights, no idea what the object is, never fails."""
+    """The silhouette blown up like a balloon: no weights, no idea what the object is."""
     field, camera = silhouette.inflate(subject)
     return Reconstruction(
         field,
@@ -262,6 +268,11 @@ def _predicted_color(
     visual = visual.to_color() if visual.kind == "texture" else visual
     colors = torch.as_tensor(np.asarray(visual.vertex_colors)[:, :3] / 255, dtype=torch.float32)
     return lambda points: colors[torch.as_tensor(tree.query(to_field(points).numpy())[1])]
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number, of Python or numpy; True and False are not meant as one."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _unseen_sentence(textured: Textured) -> str:
