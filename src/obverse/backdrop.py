@@ -137,8 +137,8 @@ def _redrawn(studio: Studio) -> BoolArray:
     core = deeper(mask, BAND)
     examples = (deeper(mask, 1.5) & (tinted > 1.3 * level)) | (core & (difference > 1.3 * level))
     belief = np.where(mask, 1, -1).astype(np.float32)
-    evidence = object_evidence(lab, unlike, examples, level=level) + np.float32(BELIEF * level) * belief
     settled = core | deeper(~mask, BAND)
+    evidence = object_evidence(lab, unlike, examples, level=level, where=~settled) + np.float32(BELIEF * level) * belief
     evidence[settled] = 3 * belief[settled]
     return tidy(least_cut(evidence, edge_cost(to_lab(studio.rgb), level / 2), mask))
 

@@ -210,44 +210,46 @@ def refine(rgb: FloatArray, mask: BoolArray, *, field: FloatArray | None = None,
     reach = max(1.5, 1.5 * scale)
     sure_object = cv2.distanceTransform(inside, cv2.DIST_L2, 3) > reach
     sure_background = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3) > reach + 1
-    front, front_weight = _nearest_color(rgb, sure_object)
-    back, back_weight = _mean_around(rgb, sure_background, 3 * reach)
+    alpha = sure_object.astype(np.float32)
+    rim = ~(sure_object | sure_background)
+    if not rim.any():
+        return alpha
+    own, drawn = rgb[rim], soft[rim]
+    front = _nearest_color(rgb, sure_object, rim)
+    back, back_weight = (a[rim] for a in _mean_around(rgb, sure_background, 3 * reach))
     if field is not None:
-        full = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
+        full = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)[rim]
         seen = np.clip(back_weight * 8, 0, 1)[..., None]
         back = back * seen + full * (1 - seen)
         back_weight = np.ones_like(back_weight)
     axis = front - back
     ones = np.ones(3, np.float32)
     length2 = (axis * axis) @ ones
-    mixed = ((rgb - back) * axis) @ ones / np.maximum(length2, np.float32(1e-6))
+    mixed = ((own - back) * axis) @ ones / np.maximum(length2, np.float32(1e-6))
     mixed = np.clip((mixed - 0.05) / 0.9, 0, 1)
-    unexplained = UNEXPLAINED * distance(rgb, back + mixed[..., None] * axis)
+    unexplained = UNEXPLAINED * distance(own, back + mixed[..., None] * axis)
     floor = max(0.05, 2 * noise) ** 2 + unexplained * unexplained
-    trust = length2 / (length2 + floor) * (front_weight > 0.01) * (back_weight > 0.01)
-    alpha = trust * mixed + (1 - trust) * soft
-    alpha[sure_object] = 1.0
-    alpha[sure_background] = 0.0
-    return np.clip(alpha, 0, 1).astype(np.float32)
+    trust = length2 / (length2 + floor) * (back_weight > 0.01) * bool(sure_object.any())
+    alpha[rim] = np.clip(trust * mixed + (1 - trust) * drawn, 0, 1)
+    return alpha
 
 
-def _nearest_color(rgb: FloatArray, where: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """The colour of the nearest chosen pixel and its chosen neighbours → [H, W, 3], and whether there is one [H, W].
+def _nearest_color(rgb: FloatArray, where: BoolArray, rim: BoolArray) -> FloatArray:
+    """For each pixel of ``rim``, the colour of the nearest chosen pixel and its chosen neighbours → [n, 3].
 
     An average over more of the object would hold colours that do not reach this piece of the edge.
     """
     import cv2
 
-    height, width = where.shape
     if not where.any():
-        return np.zeros_like(rgb), np.zeros((height, width), np.float32)
+        return np.zeros_like(rgb[rim])
     _, labels = cv2.distanceTransformWithLabels(
         (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
+    place = np.zeros(int(labels.max()) + 1, np.int64)
+    place[labels[where]] = np.flatnonzero(where)
     even, _ = local_mean(rgb, where, 5)
-    colors = np.zeros((int(labels.max()) + 1, 3), np.float32)
-    colors[labels[where]] = even[where]
-    return colors[labels], np.ones((height, width), np.float32)
+    return np.asarray(even.reshape(-1, 3)[place[labels[rim]]], np.float32)
 
 
 def _mean_around(rgb: FloatArray, where: BoolArray, radius: float) -> tuple[FloatArray, FloatArray]:

@@ -44,7 +44,9 @@ def edge_cost(lab: FloatArray, level: float) -> FloatArray:
     return np.asarray(2.0 / (1 + steepness * steepness) + 0.03, np.float32)
 
 
-def object_evidence(lab: FloatArray, unlike: FloatArray, examples: BoolArray, *, level: float) -> FloatArray:
+def object_evidence(
+    lab: FloatArray, unlike: FloatArray, examples: BoolArray, *, level: float, where: BoolArray | None = None
+) -> FloatArray:
     """How much more each pixel looks like the object than like the background → [h, w] in −1…1.
 
     Args:
@@ -53,6 +55,7 @@ def object_evidence(lab: FloatArray, unlike: FloatArray, examples: BoolArray, *,
         examples: pixels that surely show the object; shadow among them would teach the wrong colours.
         level: differences below it are the background's own; above twice it no background is that far off, whether
             the object's colours are known or not.
+        where: the pixels that ask; elsewhere the object's colours count as unknown.
     """
     from scipy.spatial import cKDTree
 
@@ -61,8 +64,10 @@ def object_evidence(lab: FloatArray, unlike: FloatArray, examples: BoolArray, *,
     features = np.concatenate([lab, x[..., None], y[..., None]], axis=-1).reshape(-1, 5)
     known = sample(examples, OBJECT_COLORS)
     own = np.full(height * width, 2 * level)
+    asking = np.arange(own.size) if where is None else np.flatnonzero(where)
     if len(known):  # a nearest neighbour beyond twice ``level`` makes no difference, so it is not searched for
-        own = np.clip(cKDTree(features[known]).query(features, distance_upper_bound=2 * level)[0], level, 2 * level)
+        near, _ = cKDTree(features[known]).query(features[asking], distance_upper_bound=2 * level)
+        own[asking] = np.clip(near, level, 2 * level)
     return np.clip((unlike - own.reshape(height, width)) / (1.3 * level), -1, 1).astype(np.float32)
 
 
