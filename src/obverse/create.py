@@ -23,6 +23,7 @@ from torch import Tensor
 from . import __version__
 from .asset import Asset
 from .cameras import Cameras
+from .checks import Check
 from .errors import UsageError
 from .feedforward import inflate as silhouette
 from .photo import Subject, read_photo
@@ -35,6 +36,7 @@ from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
 
 MAX_RESOLUTION = 512  # the grid is held whole: 0.5 GB at 512³
+OUTLINE_LIMIT = 0.9  # photos of objects measure 0.98 and more, wires and perforated sheets 0.5 to 0.85
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ def finish(
     }
     report["gaussians"] = {"count": len(gaussians)}
     report["photo_agreement"] = agreement
+    report["checks"] += [asdict(check) for check in [_outline_lost(agreement["silhouette_iou"])] if check]
     report["guessed"] = [
         _unseen_sentence(textured),
         *reconstruction.guessed,
@@ -216,7 +219,7 @@ def surface(field: Field, settings: Settings) -> trimesh.Trimesh:
     The number of triangles grows with the square of the resolution; at ``MAX_RESOLUTION`` it is what it is.
     """
     mesh = extract(field, resolution=settings.resolution)
-    if len(mesh.faces) >= settings.faces:
+    if len(mesh.faces) >= settings.faces or settings.resolution >= MAX_RESOLUTION:
         return mesh
     finer = math.ceil(settings.resolution * math.sqrt(1.2 * settings.faces / max(len(mesh.faces), 1)))
     return extract(field, resolution=min(finer, MAX_RESOLUTION))
@@ -273,6 +276,19 @@ def _predicted_color(
 def _is_whole(value: object) -> bool:
     """Whether a value is a whole number, of Python or numpy; True and False are not meant as one."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _outline_lost(overlap: float) -> Check | None:
+    """What is said when the mesh does not repeat the cut-out's outline: the only thing the photo proves about shape."""
+    if overlap >= OUTLINE_LIMIT:
+        return None
+    return Check(
+        "outline-lost",
+        overlap,
+        f"the asset's outline overlaps the cut-out's by {100 * overlap:.0f} %, less than {100 * OUTLINE_LIMIT:.0f} %: "
+        "parts of the object are finer than the surface grid, or were lost in simplification",
+        "raise the resolution and the number of faces, or crop closer to the object",
+    )
 
 
 def _unseen_sentence(textured: Textured) -> str:

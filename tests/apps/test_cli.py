@@ -9,7 +9,7 @@ from PIL import Image
 from obverse.apps import cli
 from obverse.errors import EXIT_CODES
 
-from ..conftest import disc_photo
+from ..conftest import disc_photo, ring_photo
 
 SMALL = ["--resolution", "48", "--faces", "1000", "--texture", "256", "--gaussians", "500", "--formats", "glb,ply"]
 
@@ -167,6 +167,14 @@ def test_doubts_are_said_before_the_long_work(tmp_path, capsys):
     Image.fromarray(disc_photo(center=(20, 64))).save(tmp_path / "cut.png")
     code, _, err = run("create", tmp_path / "cut.png", "-o", tmp_path / "out", *SMALL, capsys=capsys)
     assert code == 0 and "warning [touches-border]" in err
+
+
+def test_an_outline_that_was_lost_is_said_and_reported(tmp_path, capsys):
+    Image.fromarray(ring_photo(outer=48, inner=44)).save(tmp_path / "wire.png")
+    small = ["--resolution", "32", "--faces", "200", "--texture", "256", "--gaussians", "200", "--formats", "png"]
+    code, out, err = run("create", tmp_path / "wire.png", "-o", tmp_path / "out", "--json", *small, capsys=capsys)
+    assert code == 0 and "warning [outline-lost]" in err
+    assert "outline-lost" in json.loads(out)["checks"]
 
 
 def test_methods_are_listed_with_licences(capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..asset import DEFAULT_FORMATS, Asset, check_formats, check_height
+from ..checks import Check
 from ..create import METHODS, Settings
 from ..create import create as create_asset
 from ..errors import InputError, OutputError, PartialFailure, UsageError
@@ -152,6 +153,9 @@ def _make(name: str, job: Job, console: Console, stages: Stages) -> Asset:
         subject = read_photo(read_input(name), **job.cutout)
     for check in subject.checks:
         console.doubt(check)
-    return create_asset(
+    asset = create_asset(
         subject, method=job.method, seed=job.seed, settings=job.settings, device=job.device, stages=stages
     )
+    for found in asset.report["checks"][len(subject.checks) :]:  # what only the result could show
+        console.doubt(Check(**found))
+    return asset

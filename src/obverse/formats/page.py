@@ -246,7 +246,7 @@ def _numbers(report: Mapping[str, Any]) -> str:
     rows.append(("Seen in the photo", f"{_share(seen)} of the surface" if _is_number(seen) else None))
     rows.append(("Gaussians", _mapping(report, "gaussians").get("count")))
     if _is_number(agreement.get("silhouette_iou")):
-        rows.append(("Outline as in the photo", f"{_share(agreement['silhouette_iou'])} overlap (IoU)"))
+        rows.append(("Outline as in the cut-out", f"{_share(agreement['silhouette_iou'])} overlap (IoU)"))
     if _is_number(agreement.get("psnr_db")):
         rows.append(("Colour as in the photo", f"{_number(agreement['psnr_db'])} dB PSNR"))
     confidence = matte.get("confidence")
