@@ -30,6 +30,7 @@ from .splat_kernels import (
     E5,
     EIGHT,
     EIGHTH,
+    ELLIPSE,
     GREEN,
     LANE_X,
     LANE_Y,
@@ -52,6 +53,7 @@ from .splat_kernels import (
     F,
     Lists,
     Scene,
+    Turns,
     U,
     V,
     camera_point,
@@ -70,6 +72,7 @@ S, SX, SXX, SY, SXY, SYY, S_RED, S_GREEN, S_BLUE, S_DEPTH, ROW = range(11)
 SUMS, PIXELS, CHANNELS = 32, 32 + 10 * 16, 7
 THROUGH, LEFT, G_RED, G_GREEN, G_BLUE, G_ALPHA, G_DEPTH = (PIXELS + 256 * i for i in range(CHANNELS))
 
+BLOCK = 32  # Gaussians whose rows are added up at once
 CAMERA = 17  # gradients of one camera: as Scene.cameras
 
 
@@ -104,34 +107,34 @@ def load_pixels(image: Image, paper: np.ndarray, view: int, left: int, top: int,
     """
     height, width = image.alpha.shape[1], image.alpha.shape[2]
     work[SUMS:] = ZERO
-    paper_view = view if len(paper) > 1 else 0
+    right = min(left + TILE, width)
+    papers = paper[view if len(paper) > 1 else 0]
+    step = 1 if paper.shape[2] > 1 else 0
     for row in range(min(TILE, height - top)):
         y = top + row
-        paper_row = y if paper.shape[1] > 1 else 0
-        for column in range(min(TILE, width - left)):
-            x = left + column
-            paper_column = x if paper.shape[2] > 1 else 0
-            i = ((column >> 3) << 7) + ((row >> 1) << 4) + ((row & 1) << 3) + (column & 7)
-            alpha, depth = image.alpha[view, y, x], image.depth[view, y, x]
-            g_alpha = image.alpha_gradient[view, y, x]
-            g_depth = image.depth_gradient[view, y, x] / alpha if alpha > ZERO else ZERO
-            seen, behind = ZERO, ZERO
-            for j in range(3):
-                g = image.color_gradient[view, y, x, j]
-                work[G_RED + 256 * j + i] = g
-                seen += g * image.color[view, y, x, j]
-                behind += g * paper[paper_view, paper_row, paper_column, j]
+        line = papers[y if paper.shape[1] > 1 else 0, left * step :]
+        colors, g_colors = image.color[view, y, left:right], image.color_gradient[view, y, left:right]
+        alphas, g_alphas = image.alpha[view, y, left:right], image.alpha_gradient[view, y, left:right]
+        depths, g_depths = image.depth[view, y, left:right], image.depth_gradient[view, y, left:right]
+        base = ((row >> 1) << 4) + ((row & 1) << 3)
+        for column in range(right - left):
+            i = base + ((column & 8) << 4) + (column & 7)
+            red, green, blue = g_colors[column, 0], g_colors[column, 1], g_colors[column, 2]
+            seen = red * colors[column, 0] + green * colors[column, 1] + blue * colors[column, 2]
+            at = column * step
+            behind = red * line[at, 0] + green * line[at, 1] + blue * line[at, 2]
+            alpha, g_alpha = alphas[column], g_alphas[column]
+            g_depth = g_depths[column] / alpha if alpha > ZERO else ZERO
             # C = Σ w c + T·paper and D = Σ w z / A: a unit of weight also hides paper and pulls the mean towards it.
             work[THROUGH + i] = ONE
             work[LEFT + i] = seen - behind + alpha * g_alpha
-            work[G_ALPHA + i] = g_alpha - behind - (g_depth * depth if alpha > ZERO else ZERO)
+            work[G_RED + i], work[G_GREEN + i], work[G_BLUE + i] = red, green, blue
+            work[G_ALPHA + i] = g_alpha - behind - g_depth * depths[column]
             work[G_DEPTH + i] = g_depth
 
 
 @kernel(parallel=True, fastmath=True)
-def scatter(
-    lists: Lists, longest_first: np.ndarray, tiles: np.ndarray, paper: np.ndarray, image: Image, rows: np.ndarray
-) -> None:
+def scatter(lists: Lists, turns: Turns, tiles: np.ndarray, paper: np.ndarray, image: Image, rows: np.ndarray) -> None:
     """Walk every tile front to back and write one row of sums per pair into ``rows`` [P, ROW].
 
     Laid out as ``splat_kernels.composite``, and visits the same pixels. Sums of a strip's lanes stay apart until its
@@ -139,35 +142,35 @@ def scatter(
     keep the rows from being vectorised.
     """
     records, starts, entries = lists.records, lists.starts, lists.entries
-    tiles_x, per_view, workers = tiles[0], tiles[0] * tiles[1], tiles[2]
-    for worker in numba.prange(workers):
+    tiles_x, per_view = tiles[0], tiles[0] * tiles[1]
+    order, shares = turns.order, turns.shares
+    for worker in numba.prange(len(shares) - 1):
         work = np.zeros(PIXELS + CHANNELS * 256, np.float32)
         for lane in range(16):
             work[LANE_X + lane] = F(lane & 7) + F(0.5)
             work[LANE_Y + lane] = F(lane >> 3) + F(0.5)
-        batch, pairs = np.ones((RECORD, BATCH), np.float32), np.empty((2, 2, BATCH), np.int32)
-        for k in range(worker, len(longest_first), workers):
-            tile = longest_first[k]
+        batch, pairs = np.ones((BATCH + ELLIPSE, RECORD), np.float32), np.empty((2, 2, BATCH), np.int32)
+        for k in range(shares[worker], shares[worker + 1]):
+            tile = order[k]
             view, place = tile // per_view, tile % per_view
             left, top = (place % tiles_x) << SHIFT, (place // tiles_x) << SHIFT
-            load_pixels(image, paper, view, left, top, work)
             entry, stop = starts[tile], starts[tile + 1]
+            if entry < stop:
+                load_pixels(image, paper, view, left, top, work)
             while entry < stop:
                 size = min(BATCH, stop - entry)
-                gather_batch(records, entries, entry, size, (left, top), batch, pairs)
+                gather_batch(records, entries[entry : entry + size], (left, top), batch, pairs)
                 for i in range(size):
-                    qa, qb, qc, log_opacity = batch[A, i], batch[B, i], batch[C, i], batch[LOG_OPACITY, i]
-                    red, green, blue, z = batch[RED, i], batch[GREEN, i], batch[BLUE, i], batch[DEPTH, i]
-                    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
+                    qa, qb, qc, log_opacity = batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY]
+                    red, green, blue, z = batch[i, RED], batch[i, GREEN], batch[i, BLUE], batch[i, DEPTH]
+                    for lane in range(9 * 16):
+                        work[SUMS + lane] = ZERO
                     for strip in range(2):
-                        u = batch[U, i] - F(strip) * EIGHT
-                        if pairs[strip, 0, i] >= pairs[strip, 1, i]:
-                            continue
-                        for lane in range(7 * 16):
-                            work[SUMS + lane] = ZERO
+                        u = batch[i, U] - F(left) - F(strip) * EIGHT
+                        sums = SUMS + ((strip & 1) << 5)
                         for pair in range(pairs[strip, 0, i], pairs[strip, 1, i]):
                             base = ((strip & 1) << 7) + ((pair & 7) << 4)
-                            v = batch[V, i] - F(pair) * TWO
+                            v = batch[i, V] - F(top) - F(pair) * TWO
                             for lane in range(TILE):
                                 dx = work[LANE_X + lane] - u
                                 dy = work[LANE_Y + lane] - v
@@ -194,26 +197,29 @@ def scatter(
                                 slope = slope if live else ZERO
                                 slope = slope if e <= MAX_ALPHA else ZERO
                                 moment = slope * dy
-                                work[SUMS + lane] += slope
-                                work[SUMS + 16 + lane] += moment
-                                work[SUMS + 32 + lane] += moment * dy
-                                work[SUMS + 48 + lane] += w * gr
-                                work[SUMS + 64 + lane] += w * gg
-                                work[SUMS + 80 + lane] += w * gb
-                                work[SUMS + 96 + lane] += w * gz
-                        for lane in range(16):
-                            dx = work[LANE_X + lane] - u
-                            slope, moment = work[SUMS + lane], work[SUMS + 16 + lane]
-                            s0 += slope
-                            s1 += slope * dx
-                            s2 += slope * dx * dx
-                            s3 += moment
-                            s4 += moment * dx
-                            s5 += work[SUMS + 32 + lane]
-                            s6 += work[SUMS + 48 + lane]
-                            s7 += work[SUMS + 64 + lane]
-                            s8 += work[SUMS + 80 + lane]
-                            s9 += work[SUMS + 96 + lane]
+                                work[sums + lane] += slope
+                                work[sums + 16 + lane] += moment
+                                work[SUMS + 64 + lane] += moment * dy
+                                work[SUMS + 80 + lane] += w * gr
+                                work[SUMS + 96 + lane] += w * gg
+                                work[SUMS + 112 + lane] += w * gb
+                                work[SUMS + 128 + lane] += w * gz
+                    u = batch[i, U] - F(left)
+                    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
+                    for lane in range(16):
+                        dx = work[LANE_X + lane] - u
+                        slope, moment = work[SUMS + lane], work[SUMS + 16 + lane]
+                        other_dx, other, other_moment = dx + EIGHT, work[SUMS + 32 + lane], work[SUMS + 48 + lane]
+                        s0 += slope + other
+                        s1 += slope * dx + other * other_dx
+                        s2 += slope * dx * dx + other * other_dx * other_dx
+                        s3 += moment + other_moment
+                        s4 += moment * dx + other_moment * other_dx
+                        s5 += work[SUMS + 64 + lane]
+                        s6 += work[SUMS + 80 + lane]
+                        s7 += work[SUMS + 96 + lane]
+                        s8 += work[SUMS + 112 + lane]
+                        s9 += work[SUMS + 128 + lane]
                     rows[entry + i, S], rows[entry + i, SX], rows[entry + i, SXX] = s0, s1, s2
                     rows[entry + i, SY], rows[entry + i, SXY], rows[entry + i, SYY] = s3, s4, s5
                     rows[entry + i, S_RED], rows[entry + i, S_GREEN], rows[entry + i, S_BLUE] = s6, s7, s8
@@ -298,6 +304,22 @@ def rotation_gradient(quats: np.ndarray, n: int, turn: np.ndarray) -> tuple[floa
     return (gw - along * w) / norm, (gx - along * x) / norm, (gy - along * y) / norm, (gz - along * z) / norm
 
 
+@kernel()
+def add_rows(lists: Lists, rows: np.ndarray, first: int, size: int, count: int, totals: np.ndarray) -> None:
+    """Sums [V, BLOCK, ROW] of the rows of consecutive Gaussians; apart from what follows, so that fetches overlap."""
+    for view in range(len(totals)):
+        for i in range(size):
+            m = view * count + first + i
+            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
+            for slot in range(lists.offsets[m], lists.offsets[m + 1]):
+                row = rows[lists.slots[slot]]
+                s0, s1, s2, s3, s4 = s0 + row[0], s1 + row[1], s2 + row[2], s3 + row[3], s4 + row[4]
+                s5, s6, s7, s8, s9 = s5 + row[5], s6 + row[6], s7 + row[7], s8 + row[8], s9 + row[9]
+            total = totals[view, i]
+            total[0], total[1], total[2], total[3], total[4] = s0, s1, s2, s3, s4
+            total[5], total[6], total[7], total[8], total[9] = s5, s6, s7, s8, s9
+
+
 @kernel(parallel=True)
 def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -> None:
     """Add up the rows of each Gaussian over its tiles and views, and carry them through the projection.
@@ -306,7 +328,7 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
     Σ' = Q Qᵀ + 0.3 I, K = Σ'⁻¹: ∂L/∂Σ' = −K (∂L/∂K) K and ∂L/∂Q = 2 (∂L/∂Σ') Q. Long because it is one chain rule.
     """
     means, quats, scales, opacities, sh = scene.means, scene.quats, scene.scales, scene.opacities, scene.sh
-    cameras, limits, records, offsets, slots = scene.cameras, scene.limits, lists.records, lists.offsets, lists.slots
+    cameras, limits, records = scene.cameras, scene.limits, lists.records
     count = len(means)
     # Arrays of a tuple must be unpacked to be written to in a parallel loop.
     to_means, to_quats, to_scales, to_opacities = (
@@ -317,19 +339,19 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
     )
     to_sh, to_centers, to_cameras = gradients.sh, gradients.centers, gradients.cameras
     for chunk in numba.prange(CHUNKS):
-        basis, total, turn = np.empty(sh.shape[1], np.float64), np.empty(ROW, np.float64), np.empty(9, np.float64)
+        basis, turn = np.empty(sh.shape[1], np.float64), np.empty(9, np.float64)
+        totals = np.empty((len(cameras), BLOCK, ROW), np.float32)
         for n in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
+            ahead = (n - chunk * count // CHUNKS) % BLOCK
+            if ahead == 0:
+                add_rows(lists, rows, n, min(BLOCK, (chunk + 1) * count // CHUNKS - n), count, totals)
             dmx = dmy = dmz = ds0 = ds1 = ds2 = dopacity = 0.0
             turn[:] = 0.0
             to_sh[n] = ZERO
             for view in range(len(cameras)):
                 m = view * count + n
                 to_centers[view, n] = ZERO
-                total[:] = 0.0
-                for slot in range(offsets[m], offsets[m + 1]):
-                    row = slots[slot]
-                    for j in range(ROW):
-                        total[j] += rows[row, j]
+                total = totals[view, ahead]
                 touched = False
                 for j in range(ROW):
                     touched |= total[j] != 0

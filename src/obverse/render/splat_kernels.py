@@ -21,6 +21,7 @@ TILE = 16  # pixels; the kernels' masks and shifts rely on it
 SHIFT = 4
 STRIP = 8  # columns: a vector of 16 lanes is two rows of a strip of eight columns
 BATCH = 16  # Gaussians composited between two looks at whether the tile is finished
+ELLIPSE = 6  # numbers that describe where α = 1/255
 CHUNKS = 64  # pieces per-Gaussian work is cut into, whatever the number of threads
 
 # A record of a projected Gaussian, one cache line: α = exp(p), p = dx (A dx + B dy) + C dy² + ln o. The ellipse
@@ -68,6 +69,13 @@ class Lists(NamedTuple):
     entries: np.ndarray  # int32 [P] instances, by view and tile, then by depth
     offsets: np.ndarray  # int32 [V · N + 1] first slot of each instance
     slots: np.ndarray  # int32 [P] the pairs of each instance
+
+
+class Turns(NamedTuple):
+    """Which worker composites which tiles, and in what order."""
+
+    order: np.ndarray  # int32 [V · T] tiles, worker by worker
+    shares: np.ndarray  # int32 [workers + 1] first of each worker
 
 
 @kernel()
@@ -307,37 +315,39 @@ def deal(order: np.ndarray, counts: np.ndarray, tiles: np.ndarray, heads: np.nda
 
 @kernel(fastmath=True)
 def gather_batch(
-    records: np.ndarray, entries: np.ndarray, entry: int, size: int, origin: tuple[int, int], batch: np.ndarray,
-    pairs: np.ndarray,
-) -> None:  # fmt: skip
-    """Copy the next records, relative to the tile's corner, and find the row pairs they touch in each strip.
+    records: np.ndarray, entries: np.ndarray, origin: tuple[int, int], batch: np.ndarray, pairs: np.ndarray
+) -> None:
+    """Copy the records of up to BATCH ``entries`` and find the row pairs they touch in each strip of the tile.
 
     An ellipse within a strip of columns spans rows between its values at TOP_X and −TOP_X, held to the strip.
-    ``pairs`` [2, 2, BATCH] receives first and end row pair, per strip.
+    ``batch`` [BATCH + ELLIPSE, RECORD] receives the records and, in its last rows, what describes the ellipses, one per
+    column; ``pairs`` [2, 2, BATCH] receives first and end row pair, per strip. Apart from the compositing, so that
+    fetches overlap.
     """
-    for i in range(size):
-        m = entries[entry + i]
+    for i in range(len(entries)):
+        m = entries[i]
         for j in range(RECORD):
-            batch[j, i] = records[m, j]
-        batch[U, i] -= F(origin[0])
-        batch[V, i] -= F(origin[1])
+            batch[i, j] = records[m, j]
+    for i in range(BATCH):
+        batch[BATCH, i], batch[BATCH + 1, i] = batch[i, U] - F(origin[0]), batch[i, V] - F(origin[1])
+        batch[BATCH + 2, i], batch[BATCH + 3, i] = batch[i, TOP_X], batch[i, PER_REACH]
+        batch[BATCH + 4, i], batch[BATCH + 5, i] = batch[i, SLOPE], batch[i, HEIGHT]
+    u, v, top_x, per_reach, slope, height = (batch[BATCH], batch[BATCH + 1], batch[BATCH + 2], batch[BATCH + 3],
+                                             batch[BATCH + 4], batch[BATCH + 5])  # fmt: skip
     for strip in range(2):
         left = F(strip) * EIGHT + HALF
         for i in range(BATCH):
-            low = left - batch[U, i]
+            low = left - u[i]
             high = low + SEVEN
-            per_reach = batch[PER_REACH, i]
-            at_top = min(max(batch[TOP_X, i], low), high)
-            at_bottom = min(max(-batch[TOP_X, i], low), high)
-            top, bottom = at_top * per_reach, at_bottom * per_reach
-            miss = abs(top) > ONE + ROW_MARGIN * per_reach
-            upper = batch[SLOPE, i] * at_top + batch[HEIGHT, i] * np.sqrt(max(ONE - top * top, ZERO))
-            lower = batch[SLOPE, i] * at_bottom - batch[HEIGHT, i] * np.sqrt(max(ONE - bottom * bottom, ZERO))
-            last = min(max(batch[V, i] + upper + F(1.5) + ROW_MARGIN, ZERO), F(17))
-            first = min(max(batch[V, i] + lower + HALF - ROW_MARGIN, ZERO), F(16))
-            end = np.int32(last) >> 1
+            at_top, at_bottom = min(max(top_x[i], low), high), min(max(-top_x[i], low), high)
+            top, bottom = at_top * per_reach[i], at_bottom * per_reach[i]
+            upper = slope[i] * at_top + height[i] * np.sqrt(max(ONE - top * top, ZERO))
+            lower = slope[i] * at_bottom - height[i] * np.sqrt(max(ONE - bottom * bottom, ZERO))
+            last = min(max(v[i] + upper + (HALF + ONE + ROW_MARGIN), ZERO), TWO * EIGHT + ONE)
+            first = min(max(v[i] + lower + (HALF - ROW_MARGIN), ZERO), TWO * EIGHT)
+            last = ZERO if abs(top) > ONE + ROW_MARGIN * per_reach[i] else last
             pairs[strip, 0, i] = min(max(np.int32(first) >> 1, 0), 8)
-            pairs[strip, 1, i] = 0 if miss else min(max(end, 0), 8)
+            pairs[strip, 1, i] = min(max(np.int32(last) >> 1, 0), 8)
 
 
 @kernel()
@@ -350,19 +360,48 @@ def new_work(channels: int) -> np.ndarray:
     return work
 
 
+@kernel(fastmath=True)
+def store_pixels(
+    work: np.ndarray, paper: np.ndarray, view: int, left: int, top: int, color: np.ndarray, alpha: np.ndarray,
+    depth: np.ndarray,
+) -> None:  # fmt: skip
+    """Lay a finished tile over the background and write it to the image. Depth is 0 where nothing is."""
+    height, width = alpha.shape[1], alpha.shape[2]
+    right = min(left + TILE, width)
+    papers = paper[view if len(paper) > 1 else 0]
+    step = 1 if paper.shape[2] > 1 else 0
+    for row in range(min(TILE, height - top)):
+        line = papers[top + row if paper.shape[1] > 1 else 0, left * step :]
+        colors, alphas, depths = (
+            color[view, top + row, left:right],
+            alpha[view, top + row, left:right],
+            depth[view, top + row, left:right],
+        )
+        base = PIXELS + ((row >> 1) << 4) + ((row & 1) << 3)
+        for column in range(right - left):
+            i = base + ((column & 8) << 4) + (column & 7)
+            through = abs(work[i])
+            covered = ONE - through
+            colors[column, 0] = work[256 + i] + through * line[column * step, 0]
+            colors[column, 1] = work[512 + i] + through * line[column * step, 1]
+            colors[column, 2] = work[768 + i] + through * line[column * step, 2]
+            alphas[column] = covered
+            depths[column] = work[1024 + i] / covered if covered > ZERO else ZERO
+
+
 @kernel(parallel=True, fastmath=True)
 def composite(
     lists: Lists,
-    longest_first: np.ndarray,
+    turns: Turns,
     tiles: np.ndarray,
     paper: np.ndarray,
     color: np.ndarray,
     alpha: np.ndarray,
     depth: np.ndarray,
 ) -> None:
-    """Composite every tile; long lists are dealt round-robin so that the threads finish together.
+    """Composite every tile; runs of neighbouring tiles are dealt round-robin so that the threads finish together.
 
-    ``tiles`` holds tiles in x and y and the number of workers, ``paper`` the background [V or 1, H or 1, W or 1, 3].
+    ``tiles`` holds tiles in x and y, ``paper`` the background [V or 1, H or 1, W or 1, 3].
     Depth is 0 where nothing is: infinity is not for code that may reorder arithmetic.
     One flat work array per tile holds transmittance, red, green, blue and Σ w·depth, 256 each: constant offsets from
     one base let the compiler see that they do not overlap. A vector of 16 lanes is two rows of an 8-column strip.
@@ -370,13 +409,13 @@ def composite(
     would not be vectorised. Long, because splitting it would break those proofs.
     """
     records, starts, entries = lists.records, lists.starts, lists.entries
-    height, width = alpha.shape[1], alpha.shape[2]
-    tiles_x, per_view, workers = tiles[0], tiles[0] * tiles[1], tiles[2]
-    for worker in numba.prange(workers):
+    tiles_x, per_view = tiles[0], tiles[0] * tiles[1]
+    order, shares = turns.order, turns.shares
+    for worker in numba.prange(len(shares) - 1):
         work = new_work(5)
-        batch, pairs = np.ones((RECORD, BATCH), np.float32), np.empty((2, 2, BATCH), np.int32)
-        for k in range(worker, len(longest_first), workers):
-            tile = longest_first[k]
+        batch, pairs = np.ones((BATCH + ELLIPSE, RECORD), np.float32), np.empty((2, 2, BATCH), np.int32)
+        for k in range(shares[worker], shares[worker + 1]):
+            tile = order[k]
             view, place = tile // per_view, tile % per_view
             left, top = (place % tiles_x) << SHIFT, (place // tiles_x) << SHIFT
             work[PIXELS : PIXELS + 256] = ONE
@@ -384,16 +423,16 @@ def composite(
             entry, stop = starts[tile], starts[tile + 1]
             while entry < stop:
                 size = min(BATCH, stop - entry)
-                gather_batch(records, entries, entry, size, (left, top), batch, pairs)
+                gather_batch(records, entries[entry : entry + size], (left, top), batch, pairs)
                 entry += size
                 for i in range(size):
-                    qa, qb, qc, log_opacity = batch[A, i], batch[B, i], batch[C, i], batch[LOG_OPACITY, i]
-                    red, green, blue, z = batch[RED, i], batch[GREEN, i], batch[BLUE, i], batch[DEPTH, i]
+                    qa, qb, qc, log_opacity = batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY]
+                    red, green, blue, z = batch[i, RED], batch[i, GREEN], batch[i, BLUE], batch[i, DEPTH]
                     for strip in range(2):
-                        u = batch[U, i] - F(strip) * EIGHT
+                        u = batch[i, U] - F(left) - F(strip) * EIGHT
                         for pair in range(pairs[strip, 0, i], pairs[strip, 1, i]):
                             base = ((strip & 1) << 7) + ((pair & 7) << 4) + PIXELS
-                            v = batch[V, i] - F(pair) * TWO
+                            v = batch[i, V] - F(top) - F(pair) * TWO
                             for lane in range(TILE):
                                 dx = work[LANE_X + lane] - u
                                 dy = work[LANE_Y + lane] - v
@@ -418,16 +457,4 @@ def composite(
                     most = max(most, work[i])
                 if most <= ZERO:
                     break
-            paper_view = view if len(paper) > 1 else 0
-            for row in range(min(TILE, height - top)):
-                paper_row = top + row if paper.shape[1] > 1 else 0
-                for column in range(min(TILE, width - left)):
-                    paper_column = left + column if paper.shape[2] > 1 else 0
-                    i = PIXELS + ((column >> 3) << 7) + ((row >> 1) << 4) + ((row & 1) << 3) + (column & 7)
-                    through = abs(work[i])
-                    covered = ONE - through
-                    for j in range(3):
-                        behind = through * paper[paper_view, paper_row, paper_column, j]
-                        color[view, top + row, left + column, j] = work[256 + 256 * j + i] + behind
-                    alpha[view, top + row, left + column] = covered
-                    depth[view, top + row, left + column] = work[1024 + i] / covered if covered > ZERO else ZERO
+            store_pixels(work, paper, view, left, top, color, alpha, depth)

@@ -25,9 +25,24 @@ from torch.autograd.function import once_differentiable
 
 from ..gaussians import Gaussians
 from .splat_gradients import CAMERA, ROW, Gradients, Image, gather, scatter
-from .splat_kernels import CHUNKS, RECORD, TILE, F, Lists, Scene, composite, count_pairs, deal, order_by_depth, project
+from .splat_kernels import (
+    CHUNKS,
+    RECORD,
+    TILE,
+    F,
+    Lists,
+    Scene,
+    Turns,
+    composite,
+    count_pairs,
+    deal,
+    order_by_depth,
+    project,
+)
 
 INSTANCES = 4_000_000  # views × Gaussians projected at once; more views are rendered in several batches
+RUNS = 16  # of neighbouring tiles, per worker
+TILE_COST = 16  # pairs that take as long as reading and writing a tile's pixels
 CHUNK_LENGTH = 1024  # fewest Gaussians worth a chunk of their own when lists are dealt
 
 
@@ -91,11 +106,10 @@ class _Splats(torch.autograd.Function):
         lists, tiles = tile_lists(scene, screen.radii.numpy())
         shape = (len(world_to_camera), options.height, options.width)
         color, alpha, depth = np.empty((*shape, 3), F), np.empty(shape, F), np.empty(shape, F)
-        longest_first = _longest_first(lists)
-        composite(lists, longest_first, tiles, _array(paper), color, alpha, depth)
+        composite(lists, turns(lists), tiles, _array(paper), color, alpha, depth)
         image = torch.from_numpy(color), torch.from_numpy(alpha), torch.from_numpy(depth)
         ctx.save_for_backward(*parts, world_to_camera, intrinsics, paper, *image)
-        ctx.options, ctx.screen, ctx.lists, ctx.longest_first = options, screen, lists, longest_first
+        ctx.options, ctx.screen, ctx.lists, ctx.tiles = options, screen, lists, tiles
         return image[0], image[1], image[2].masked_fill(image[1] <= 0, math.inf)
 
     @staticmethod
@@ -110,11 +124,12 @@ class _Splats(torch.autograd.Function):
         scene, lists = _scene(parts, world_to_camera, intrinsics, ctx.options), ctx.lists
         image = Image(*(_array(t) for t in (color, alpha, depth, *image_gradients)))
         rows = np.empty((len(lists.entries), ROW), F)
-        tiles = _tiles(ctx.options, numba.get_num_threads())
-        scatter(lists, ctx.longest_first, tiles, _array(paper), image, rows)
+        scatter(lists, turns(lists), ctx.tiles, _array(paper), image, rows)
         found = [np.empty(part.shape, F) for part in parts]
         cameras = np.zeros((CHUNKS, len(world_to_camera), CAMERA), np.float64)
-        gather(scene, lists, rows, Gradients(*found, ctx.screen.center_gradients.numpy(), cameras))
+        means, quats, scales, opacities, sh = found
+        centers = ctx.screen.center_gradients.numpy()
+        gather(scene, lists, rows, Gradients(means, quats, scales, opacities, sh, centers, cameras))
         pose, lens = _camera_gradients(cameras.sum(0))
         return (
             *map(torch.from_numpy, found),
@@ -148,17 +163,16 @@ def tile_lists(scene: Scene, radii: np.ndarray) -> tuple[Lists, np.ndarray]:
     entries, slots = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
     lists = Lists(records, boxes, starts, entries, offsets, slots)
     deal(order, counts, tiles, heads, lists)
-    tiles[2] = threads
     return lists, tiles
 
 
-def _tiles(options: Options, workers: int) -> np.ndarray:
-    """Tiles in x and y, and how many workers share them."""
-    return np.array([-(-options.width // TILE), -(-options.height // TILE), workers], np.int64)
-
-
-def _longest_first(lists: Lists) -> np.ndarray:
-    return np.argsort(-np.diff(lists.starts), kind="stable").astype(np.int32)
+def turns(lists: Lists) -> Turns:
+    """Cut the tiles into runs of neighbours that cost about the same and deal the runs to the threads in turn."""
+    workers = numba.get_num_threads()
+    cost = np.cumsum(np.diff(lists.starts) + TILE_COST)
+    worker = (cost - 1) * (RUNS * workers) // cost[-1] % workers
+    order = np.argsort(worker, kind="stable").astype(np.int32)
+    return Turns(order, np.searchsorted(worker[order], np.arange(workers + 1)).astype(np.int32))
 
 
 def _scene(parts: Any, world_to_camera: Tensor, intrinsics: Tensor, options: Options) -> Scene:
@@ -166,7 +180,8 @@ def _scene(parts: Any, world_to_camera: Tensor, intrinsics: Tensor, options: Opt
     cameras[:, :12] = world_to_camera.detach()[:, :3].reshape(-1, 12).numpy()
     cameras[:, 12:] = intrinsics.detach().reshape(-1, 9)[:, [0, 1, 2, 4, 5]].numpy()
     limits = np.array([options.near, options.far, options.width, options.height, options.antialiased], np.float64)
-    return Scene(*(_array(part) for part in parts), cameras, limits)
+    means, quats, scales, opacities, sh = (_array(part) for part in parts)
+    return Scene(means, quats, scales, opacities, sh, cameras, limits)
 
 
 def _camera_gradients(cameras: np.ndarray) -> tuple[Tensor, Tensor]:
