@@ -180,3 +180,11 @@ def test_views_take_angles_of_any_kind_and_refuse_what_cannot_be_meant(disc_asse
     for wrong in ({"size": 0}, {"azimuth_deg": float("nan")}, {"azimuth_deg": [0, 1, 2], "elevation_deg": [0, 1]}):
         with pytest.raises(UsageError):
             disc_asset.views(**wrong)
+
+
+def test_saving_twice_counts_its_stages_once(disc_asset, tmp_path):
+    before = len(disc_asset.stages.rows)
+    for name in ("a", "b"):
+        disc_asset.save(tmp_path / name, formats=["glb"])
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("a", "b")]
+    assert [len(report["stages"]) for report in reports] == [before + 1, before + 1]

@@ -167,3 +167,24 @@ def test_more_faces_than_the_grid_gives_refine_the_grid():
     asset = create(disc_photo(), settings=Settings(resolution=32, faces=20_000, texture=256, gaussians=500))
     assert len(asset.mesh.faces) == pytest.approx(20_000, rel=0.05)
     assert asset.report["mesh"]["watertight"]["ok"]
+
+
+def test_a_hairline_gets_a_finer_grid_or_a_clear_word():
+    photo = np.zeros((300, 300, 4), np.uint8)
+    photo[20:280, 149:152] = (200, 30, 30, 255)
+    asset = create(photo, settings=Settings(resolution=32, faces=2000, texture=256, gaussians=500))
+    assert asset.report["mesh"]["watertight"]["ok"] and asset.report["mesh"]["seen_fraction"] > 0.1
+
+
+def test_many_holes_keep_the_faces_they_need_and_say_so():
+    y, x = np.mgrid[0:240, 0:240]
+    solid = ((x // 8 + y // 8) % 2 == 0) | (x % 8 < 2) | (y % 8 < 2)
+    photo = np.dstack([np.full((240, 240, 3), 120, np.uint8), (255 * solid).astype(np.uint8)])
+    asset = create(photo, settings=Settings(resolution=128, faces=1000, texture=512, gaussians=500))
+    assert asset.report["mesh"]["watertight"]["ok"] and len(asset.mesh.faces) > 1050
+    assert "more-faces" in [check["name"] for check in asset.report["checks"]]
+
+
+def test_a_device_nobody_knows_is_refused():
+    with pytest.raises(UsageError, match="device is 'tpu'"):
+        create(disc_photo(), device="tpu")

@@ -115,8 +115,10 @@ def test_files_stay_readable(path):
 
 def test_help_loads_no_heavy_package():
     code = (
-        "import sys; from obverse.apps import cli; cli.guarded(lambda: cli.app(args=['--help'], standalone_mode=False)); "
-        "heavy = {'torch', 'numpy', 'numba', 'trimesh', 'cv2', 'scipy', 'PIL'} & set(sys.modules); assert not heavy, heavy"
+        "import sys; from obverse.apps import cli\n"
+        "cli.guarded(lambda: cli.app(args=['--help'], standalone_mode=False))\n"
+        "heavy = {'torch', 'numpy', 'numba', 'trimesh', 'cv2', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

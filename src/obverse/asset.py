@@ -119,12 +119,13 @@ class Asset:
         check_height(height)
         if not overwrite and (directory / "report.json").exists():
             raise UsageError(f"{directory} already holds an asset; choose another folder or allow overwriting")
+        stages = Stages(self.stages.listener, list(self.stages.rows))  # a second save starts from the same rows
         home, hidden = directory.resolve(), f".obverse-{secrets.token_hex(4)}"
         # Inside a folder that exists: it may be a mount point, or the only place that may be written to.
         scratch = (home if home.is_dir() else home.parent) / hidden
         try:
             scratch.mkdir(parents=True)
-            names = [path.name for path in self._write_all(scratch, wanted, height)]
+            names = [path.name for path in self._write_all(scratch, wanted, height, stages)]
             if home.is_dir():  # since before, or made meanwhile by another process
                 _forget(home, keep=names)
                 for name in names:
@@ -160,43 +161,41 @@ class Asset:
         azimuths = [360.0 * i / frames for i in range(frames)]
         return self.views(azimuths, 15.0, size=size).images[..., :3]
 
-    def _write_all(self, folder: Path, formats: list[str], height: float | None) -> list[Path]:
+    def _write_all(self, folder: Path, formats: list[str], height: float | None, stages: Stages) -> list[Path]:
         files: list[Path] = []
         provenance = self.provenance()
-        with self.stages("mesh files"):
-            for name in formats:
-                if name in MESH_FORMATS:
-                    files += write_mesh(self.mesh, folder / f"asset.{name}", provenance=provenance, height_m=height)
-        with self.stages("splat files"):
-            for name in formats:
-                if name in SPLAT_FORMATS:
-                    files += write_splats(self.gaussians, folder / f"asset.{name}", provenance=provenance)
+        for name in (name for name in formats if name in MESH_FORMATS):
+            with stages(f"asset.{name}"):
+                files += write_mesh(self.mesh, folder / f"asset.{name}", provenance=provenance, height_m=height)
+        for name in (name for name in formats if name in SPLAT_FORMATS):
+            with stages(f"asset.{name}"):
+                files += write_splats(self.gaussians, folder / f"asset.{name}", provenance=provenance)
         preview = None
         if {"png", "html"} & set(formats):
-            with self.stages("contact sheet"):
+            with stages("contact sheet"):
                 preview = png_bytes(contact_sheet(self))
             if "png" in formats:
                 files.append(atomic_write(folder / "preview.png", preview))
         videos = [name for name in formats if name in VIDEO_FORMATS]
         if videos:
-            with self.stages("turntable"):
+            with stages("turntable"):
                 turn = self.turntable()
                 for name in videos:
                     files += write_video(turn, folder / f"turntable.{name}")
-        report = self._final_report(files, height)
+        report = self._final_report(files, height, stages)
         if "html" in formats:
             page = self._page(report, preview, height)
             files.append(atomic_write(folder / "report.html", page.encode()))
-            report = self._final_report(files, height)
+            report = self._final_report(files, height, stages)
         files.append(atomic_write(folder / "report.json", (json.dumps(report, indent=2) + "\n").encode()))
         return files
 
-    def _final_report(self, files: list[Path], height: float | None) -> dict[str, Any]:
+    def _final_report(self, files: list[Path], height: float | None, stages: Stages) -> dict[str, Any]:
         return {
             **self.report,
             "height_m": height,
-            "stages": self.stages.rows,
-            "seconds": round(self.stages.seconds, 3),
+            "stages": stages.rows,
+            "seconds": round(stages.seconds, 3),
             "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
         }
 

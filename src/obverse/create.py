@@ -24,13 +24,14 @@ from . import __version__
 from .asset import Asset
 from .cameras import Cameras
 from .checks import Check
-from .errors import UsageError
+from .errors import NoObjectError, UsageError
 from .feedforward import inflate as silhouette
+from .gaussians import Gaussians, rescale
 from .photo import Subject, read_photo
 from .render.fields import Field
 from .render.triangles import render_mesh
 from .stages import Stages
-from .surface.extract import extract
+from .surface.extract import EmptyFieldError, extract
 from .surface.gaussians import mesh_to_gaussians
 from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
@@ -71,6 +72,7 @@ class Reconstruction:
     shape: Field | trimesh.Trimesh  # world frame: +Y up, photographed side +Z; any position and scale
     camera: Cameras  # one camera, which sees ``subject.rgba``
     guessed: tuple[str, ...]  # one sentence for each thing that the photo does not tell
+    gaussians: Gaussians | None = None  # in the frame of ``shape``; None: they are placed on the textured mesh
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Method:
     """A way from photo to 3D, with what a user must know before choosing it."""
 
     make: Callable[..., Reconstruction]  # (subject, *, seed, device) → Reconstruction
-    route: Literal["silhouette", "feed-forward", "multi-view diffusion", "distillation"]
+    route: Literal["silhouette", "feed-forward", "multi-view diffusion", "distillation", "lifting"]
     views: int  # images predicted on the way; 0 if none
     download_mb: int
     licence: str
@@ -130,6 +132,7 @@ def create(
     else:
         with stages("photo"):
             subject = read_photo(photo, **cutout)
+    check_device(device)
     with stages(method):
         reconstruction = METHODS[method].make(subject, seed=seed, device=device)
     return finish(reconstruction, subject, method=method, seed=int(seed), settings=settings, stages=stages)
@@ -171,14 +174,24 @@ METHODS: dict[str, Method] = {
 
 
 def finish(
-    reconstruction: Reconstruction, subject: Subject, *, method: str, seed: int, settings: Settings, stages: Stages
+    reconstruction: Reconstruction,
+    subject: Subject,
+    *,
+    method: str,
+    seed: int,
+    settings: Settings,
+    stages: Stages,
+    about: Method | None = None,
 ) -> Asset:
-    """Raw representation → closed mesh → texture → Gaussians → Asset with its report."""
+    """Raw representation → closed mesh → texture → Gaussians → Asset with its report.
+
+    ``about`` describes a method that is not in ``METHODS``, because it does not start from a photo.
+    """
     shape = reconstruction.shape
     with stages("surface"):
         raw = shape if isinstance(shape, trimesh.Trimesh) else surface(shape, settings)
     with stages("repair"):
-        mesh = make_watertight(simplify(raw, settings.faces) if len(raw.faces) > settings.faces else raw)
+        mesh = make_watertight(simplify(raw, settings.faces, strict=False) if len(raw.faces) > settings.faces else raw)
         mesh, camera, to_field = place(mesh, reconstruction.camera)
         proof = check_watertight(mesh)
     with stages("texture"):
@@ -187,11 +200,15 @@ def finish(
             mesh, predicted=predicted, photo=subject.rgba, camera=camera, size=settings.texture, atlas=settings.atlas
         )
     with stages("gaussians"):
-        boost = 1.0 + np.asarray(textured.seen, np.float32)
-        gaussians = mesh_to_gaussians(textured.mesh, count=settings.gaussians, seed=seed, boost=boost)
+        if reconstruction.gaussians is None:
+            boost = 1.0 + np.asarray(textured.seen, np.float32)
+            gaussians = mesh_to_gaussians(textured.mesh, count=settings.gaussians, seed=seed, boost=boost)
+        else:
+            center, corner = to_field(torch.zeros(1, 3))[0], to_field(torch.ones(1, 3))[0]
+            gaussians = rescale(reconstruction.gaussians, 1 / float(corner[0] - center[0]), center=center)
     with stages("agreement"):
         agreement = photo_agreement(textured.mesh, camera, subject)
-    report = _report(subject, method, seed, settings)
+    report = _report(subject, method, about or METHODS[method], seed, settings)
     report["mesh"] = {
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),
@@ -203,7 +220,8 @@ def finish(
     }
     report["gaussians"] = {"count": len(gaussians)}
     report["photo_agreement"] = agreement
-    report["checks"] += [asdict(check) for check in [_outline_lost(agreement["silhouette_iou"])] if check]
+    late = [_outline_lost(agreement["silhouette_iou"]), _more_faces(len(mesh.faces), settings.faces)]
+    report["checks"] += [asdict(check) for check in late if check]
     report["guessed"] = [
         _unseen_sentence(textured),
         *reconstruction.guessed,
@@ -218,7 +236,16 @@ def surface(field: Field, settings: Settings) -> trimesh.Trimesh:
 
     The number of triangles grows with the square of the resolution; at ``MAX_RESOLUTION`` it is what it is.
     """
-    mesh = extract(field, resolution=settings.resolution)
+    try:
+        mesh = extract(field, resolution=settings.resolution)
+    except EmptyFieldError:  # thinner than a cell, perhaps
+        try:
+            return extract(field, resolution=MAX_RESOLUTION)
+        except EmptyFieldError as error:
+            raise NoObjectError(
+                f"nothing of the object is left on a grid of {MAX_RESOLUTION} cells along its longest side: it is too "
+                "thin; give a larger photo of it, or cut it out more generously with a mask"
+            ) from error
     if len(mesh.faces) >= settings.faces or settings.resolution >= MAX_RESOLUTION:
         return mesh
     finer = math.ceil(settings.resolution * math.sqrt(1.2 * settings.faces / max(len(mesh.faces), 1)))
@@ -278,6 +305,18 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def check_device(name: str) -> None:
+    """Refuse a device torch does not know.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device is {name!r}, it must be 'cpu', 'cuda', 'cuda:N' or 'mps'") from error
+
+
 def _outline_lost(overlap: float) -> Check | None:
     """What is said when the mesh does not repeat the cut-out's outline: the only thing the photo proves about shape."""
     if overlap >= OUTLINE_LIMIT:
@@ -291,14 +330,26 @@ def _outline_lost(overlap: float) -> Check | None:
     )
 
 
+def _more_faces(faces: int, asked: int) -> Check | None:
+    """What is said when the shape has too many handles and parts for the number of faces asked for."""
+    if faces <= 1.05 * asked:
+        return None
+    return Check(
+        "more-faces",
+        faces,
+        f"the mesh has {faces} triangles, {asked} were asked for: its handles and separate parts need them",
+        "accept them, or fill small holes of the cut-out with a mask",
+        severity="note",
+    )
+
+
 def _unseen_sentence(textured: Textured) -> str:
     unseen = 100 * (1 - float(textured.seen_fraction))
     return f"{unseen:.0f} % of the surface was not seen by the photo; its shape and colour are guessed."
 
 
-def _report(subject: Subject, method: str, seed: int, settings: Settings) -> dict[str, Any]:
+def _report(subject: Subject, method: str, chosen: Method, seed: int, settings: Settings) -> dict[str, Any]:
     """The parts of the report that are known before the surface is."""
-    chosen = METHODS[method]
     return {
         "version": __version__,
         "method": {

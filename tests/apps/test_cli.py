@@ -247,3 +247,11 @@ def test_a_photo_named_twice_is_done_once(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert expand(["b.png", "./a.png", "a.png", str(tmp_path / "b.png"), "-", "-"]) == ["b.png", "./a.png", "-"]
+
+
+def test_skipping_is_for_the_same_photo_only(photo, tmp_path, capsys):
+    other = tmp_path / "ring.png"
+    Image.fromarray(disc_photo(size=256, radius=60, center=(128, 128))).save(other)
+    assert run("create", photo, "-o", tmp_path / "out", *SMALL, capsys=capsys)[0] == 0
+    code, _, err = run("create", other, "-o", tmp_path / "out", "--skip-existing", *SMALL, capsys=capsys)
+    assert code == 2 and "another photo" in err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,33 +119,46 @@ def folder_names(inputs: list[str]) -> list[str]:
     return names
 
 
+def made_from(folder: Path, name: str) -> bool:
+    """Whether the asset in a folder was made from this input; what cannot be read twice is believed."""
+    if name == "-":
+        return True
+    try:
+        made = json.loads((folder / "report.json").read_text("utf-8"))["input"]["sha256"]
+        return bool(made == hashlib.sha256(Path(name).read_bytes()).hexdigest())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file and an asset is a folder; choose another -o")
     if (folder / "report.json").exists() and job.existing != "overwrite":
         if job.existing == "refuse":
             raise UsageError(f"{folder} already holds an asset; pass --overwrite, --skip-existing, or another -o")
-        console.result(
-            {"input": name, "status": "skipped", "output": str(folder)}, f"{name}: skipped, {folder} is done"
-        )
+        if not made_from(folder, name):
+            raise UsageError(f"{folder} holds the asset of another photo than {name}; pass --overwrite or another -o")
+        record = {"input": name, "status": "skipped", "output": str(folder)}
+        console.result(record, f"{name}: skipped, {folder} is done")
         return
     with console.progress(Path(name).name) as stages:
         asset = _make(name, job, console, stages)
         files = asset.save(folder, formats=formats, height=job.height)
-    mesh = asset.report["mesh"]
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    mesh = report["mesh"]
     record = {
         "input": name,
         "status": "done",
         "output": str(folder),
         "files": [path.name for path in files],
-        "seconds": round(stages.seconds, 3),
+        "seconds": report["seconds"],
         "faces": mesh["faces"],
         "watertight": mesh["watertight"]["ok"],
-        "checks": [check["name"] for check in asset.report["checks"]],
+        "checks": [check["name"] for check in report["checks"]],
     }
     text = f"{folder}: {', '.join(path.name for path in files)}  ({record['seconds']:.1f} s)"
     console.result(record, text)
-    for row in stages.rows:
+    for row in report["stages"]:
         console.detail(f"  {row['name']:<14} {row['seconds']:7.3f} s   peak {row['peak_mb']} MB")
 
 

@@ -30,8 +30,8 @@ STAGE_WORDS = {
     "texture": "projecting the photo, baking the texture",
     "gaussians": "placing Gaussians",
     "agreement": "comparing with the photo",
-    "mesh files": "writing the mesh",
-    "splat files": "writing the splat",
+    "asset.glb": "writing the mesh",
+    "asset.ply": "writing the splat",
     "contact sheet": "drawing the contact sheet",
     "turntable": "turning the table",
 }

@@ -1,8 +1,8 @@
 """Inflate: a solid from the silhouette alone. No weights, no guess about what the object is.
 
 The height over the silhouette solves a Poisson equation, the surface of a soap film blown up from the outline, and the
-square root of the solution is the half thickness: a disc becomes exactly a ball, a thin leg becomes a thin rod, the
-rim is normal to the view everywhere, and nothing bulges more than its own local width allows (the idea of Igarashi's
+square root of the solution is the half thickness: a disc becomes a ball, a leg becomes a rod (up to √2 times as deep
+as it is wide), the rim is normal to the view everywhere, and thickness follows the local width (the idea of Igarashi's
 Teddy, 1999, in the form of Prasad and Fitzgibbon's "Single View Reconstruction of Curved Surfaces", 2006, with
 Helmholtz screening so that broad shapes stay flat in the middle). Front and back are mirror images. The back shows the
 mirrored photo, faded towards a membrane of the rim's colours, because a face on the back is worse than none.

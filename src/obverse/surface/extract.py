@@ -25,6 +25,10 @@ BLOCK = 4  # cells along a side of the blocks of the sparse mode: the coarse gri
 HALF_DIAGONAL = 0.5 * 3**0.5
 
 
+class EmptyFieldError(InputError):
+    """No sample of a field is inside: there is no solid, or it is thinner than the grid's cells."""
+
+
 def extract(
     field: Field,
     *,
@@ -237,7 +241,7 @@ def _check_filled(volume: NDArray[np.float32], field: Field) -> bool:
     """Refuse a volume without a surface; true if the solid reaches the border of the grid."""
     inside = volume > 0
     if not inside.any():
-        raise InputError(
+        raise EmptyFieldError(
             f"the field is empty: no sample inside its bounds passes the level {field.level:g} ({field.kind}); "
             "move the level, or check that the bounds contain the object"
         )

@@ -169,16 +169,21 @@ def _named(mesh: trimesh.Trimesh, repair: str) -> trimesh.Trimesh:
     return mesh
 
 
-def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
+def simplify(mesh: trimesh.Trimesh, faces: int, *, strict: bool = True) -> trimesh.Trimesh:
     """Reduce a mesh to ``faces`` faces by quadric edge collapse, and prove it watertight again.
 
     The count is met to within one face unless the shape forbids it (see Raises). Every collapse keeps the surface a
     manifold of the same genus (see ``decimate``). Colours and texture are not carried along: bake them afterwards. A
     mesh that is not watertight is made so first; one that has no more faces than asked for is only rounded.
 
+    Args:
+        mesh: any.
+        faces: how many to leave.
+        strict: refuse when the handles and parts of the mesh need over 5 % more; else leave as few as they allow.
+
     Raises:
         UsageError: fewer than 4 faces are asked for.
-        InputError: the handles and parts of the mesh need over 5 % more faces than asked for, or it has no area.
+        InputError: as ``strict`` says, or the mesh has no area.
     """
     if faces < 4:
         raise UsageError(f"{faces} faces are asked for, but a closed mesh has at least 4; ask for some thousands")
@@ -191,7 +196,7 @@ def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
         return closed_mesh(points, triangles)
     points, label = weld(points)
     points, triangles = decimate(points, label[triangles], faces)
-    if len(triangles) > 1.05 * faces:
+    if strict and len(triangles) > 1.05 * faces:
         raise InputError(
             f"{faces} faces are asked for, but the handles and parts of this mesh need {len(triangles)}; ask for more, "
             "or drop small parts first"

@@ -260,7 +260,8 @@ class _View:
 def _trust(alpha: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
     """How far a pixel [S, S] is from the silhouette and from jumps of depth, as a weight.
 
-    Neighbouring pixels whose depths differ by more than a slope of 83° would explain show two surfaces.
+    Full trust begins a few pixels inside, and in parts thinner than that along their middle. Neighbouring pixels whose
+    depths differ by more than a slope of 83° would explain show two surfaces.
     """
     edge = alpha < 0.5
     solid = np.where(np.isfinite(depth), depth, np.float32(np.nan))
@@ -273,7 +274,12 @@ def _trust(alpha: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
     if not edge.any():
         return np.ones_like(alpha)
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, 5)
-    return _smoothstep(distance, 1.0, max(4.0, alpha.shape[0] / 128)).astype(np.float32)
+    reach = max(4.0, alpha.shape[0] / 128)
+    window = np.ones((2 * int(reach) + 1,) * 2, np.uint8)
+    full = np.clip(0.6 * cv2.dilate(distance, window), 1.0, reach)
+    low = np.minimum(1.0, full / 2)
+    share = np.clip((distance - low) / (full - low), 0, 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)
 
 
 def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray, *, cubic: bool = False) -> np.ndarray:
