@@ -53,6 +53,11 @@ class Cameras:
         rotation, translation = self.world_to_camera[..., :3, :3], self.world_to_camera[..., :3, 3]
         return -(rotation.transpose(-1, -2) @ translation[..., None])[..., 0]
 
+    @property
+    def projections(self) -> Tensor:
+        """Matrices [..., 3, 4] that take homogeneous world points to (u z, v z, z), u and v in pixels."""
+        return self.intrinsics @ self.world_to_camera[..., :3, :]
+
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """World points [N, 3] → pixels [..., N, 2] and depths [..., N] along each camera's +Z."""
         rotation, translation = self.world_to_camera[..., :3, :3], self.world_to_camera[..., :3, 3]

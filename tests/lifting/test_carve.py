@@ -17,7 +17,6 @@ from obverse.lifting.carve import (
     hull_mesh,
     inside_image,
     mesh_depths,
-    projections,
     sample_image,
 )
 from obverse.render.triangles import rasterize
@@ -33,7 +32,7 @@ def views():
 
 @pytest.fixture(scope="module")
 def hull(views):
-    return carve(views, resolution=40)
+    return carve(views, resolution=40, half_width=0.52)
 
 
 def test_the_hull_of_a_ball_is_about_the_ball(hull):
@@ -100,7 +99,7 @@ def test_projection_matrices_project_like_cameras():
     cameras = orbit([0, 130], [10, -40], size=(32, 20))
     points = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)) - 0.5
     homogeneous = torch.cat([points, torch.ones(5, 1)], 1)
-    uvw = torch.from_numpy(projections(cameras)) @ homogeneous.T
+    uvw = cameras.projections @ homogeneous.T
     pixels, depth = cameras.project(points)
     torch.testing.assert_close((uvw[:, :2] / uvw[:, 2:]).transpose(1, 2), pixels, atol=1e-3, rtol=0)
     torch.testing.assert_close(uvw[:, 2], depth, atol=1e-5, rtol=0)

@@ -27,7 +27,7 @@ from ..surface.gaussians import mesh_to_gaussians
 
 F = np.float32
 BLOCK = 4  # grid points along a side of the blocks that are decided at once
-HALF_WIDTH = 0.52  # object units: the default box around the origin
+HALF_WIDTH = 0.58  # object units: the default box around the origin; a hull is wider than its object
 OCCLUSION = 0.02  # object units by which a point may lie behind the depth of a view and still be seen
 SHARPNESS = 4  # power of the cosine by which views that look straight at a point win
 
@@ -61,7 +61,8 @@ def carve(views: Views, *, resolution: int = 128, half_width: float = HALF_WIDTH
     values = np.zeros((resolution + 1,) * 3, F)
     counts = np.zeros((len(alpha), alpha.shape[1] + 1, alpha.shape[2] + 1), np.int32)
     counts[:, 1:, 1:] = (alpha >= 0.5).cumsum(1).cumsum(2)
-    _carve(alpha, counts, projections(views.cameras), F(-half_width), F(step), values)
+    projections = np.ascontiguousarray(views.cameras.projections.reshape(-1, 3, 4).numpy(), F)
+    _carve(alpha, counts, projections, F(-half_width), F(step), values)
     if not (values > 0.5).any():
         raise InputError(
             "nothing is left after carving: no point of the box is inside all silhouettes. Check that the poses belong "
@@ -165,12 +166,6 @@ def sample_image(image: Tensor, pixels: Tensor, *, nearest: bool = False) -> Ten
     return torch.nn.functional.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=False)[
         0, :, 0
     ].T
-
-
-def projections(cameras: Cameras) -> np.ndarray:
-    """K [R | t] of V cameras [V, 3, 4] float32: world points → (u z, v z, z)."""
-    matrices = cameras.world_to_camera.reshape(-1, 4, 4)[:, :3].double()
-    return np.ascontiguousarray((cameras.intrinsics.reshape(-1, 3, 3).double() @ matrices).numpy(), F)
 
 
 @kernel(parallel=True)

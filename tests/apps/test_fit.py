@@ -1,0 +1,70 @@
+"""``obverse fit``: posed pictures in, an asset folder out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from obverse.apps.fit import subject_of
+from obverse.cameras import Views, orbit
+from obverse.formats.datasets import write_transforms
+from obverse.render.triangles import render_mesh
+
+from ..lifting.scenes import ball_mesh, ball_views, without_alpha
+from .test_cli import run
+
+SMALL = ["--steps", "20", "--gaussians", "600", "--resolution", "40", "--faces", "800", "--texture", "256"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("views")
+    write_transforms(ball_views(size=48), path)
+    return path
+
+
+def test_a_folder_of_views_becomes_an_asset(folder, tmp_path, capsys):
+    out = tmp_path / "asset"
+    code, text, err = run("fit", folder, "-o", out, "--json", "-f", "glb,ply,png,html", *SMALL, capsys=capsys)
+    assert (code, err) == (0, "")
+    record = json.loads(text)
+    assert record["status"] == "done" and record["watertight"] is True and record["views"] == 8
+    assert record["psnr_db"] > 18
+    names = {p.name for p in out.iterdir()}
+    assert names == {"asset.glb", "asset.ply", "preview.png", "report.html", "report.json"}
+    report = json.loads((out / "report.json").read_text())
+    assert report["method"]["name"] == "fit" and report["fit"]["steps"] == 20
+    assert 0 < report["gaussians"]["count"] <= 600
+    assert report["photo_agreement"]["silhouette_iou"] > 0.85
+
+
+def test_an_asset_that_is_there_is_not_replaced_unasked(folder, tmp_path, capsys):
+    (tmp_path / "report.json").write_text("{}")
+    code, _, err = run("fit", folder, "-o", tmp_path, *SMALL, capsys=capsys)
+    assert code == 2 and "--overwrite" in err
+
+
+def test_pictures_without_masks_are_refused_with_a_remedy(tmp_path, capsys):
+    write_transforms(without_alpha(ball_views(size=24)), tmp_path)
+    code, _, err = run("fit", tmp_path, "-o", tmp_path / "out", *SMALL, capsys=capsys)
+    assert code == 6 and "mask_path" in err and not (tmp_path / "out").exists()
+
+
+def test_a_growth_that_is_none_is_bad_usage(folder, tmp_path, capsys):
+    code, _, err = run("fit", folder, "-o", tmp_path / "out", "--growth", "wild", capsys=capsys)
+    assert code == 2 and "clone-split" in err
+
+
+def test_the_subjects_camera_sees_its_crop():
+    cameras = orbit([0.0, 40.0], [10.0, -15.0], size=(80, 60))
+    mesh = ball_mesh(radius=0.3)
+    mesh.apply_translation([0.1, 0.05, 0])
+    subject, camera = subject_of(
+        Views(render_mesh(mesh, cameras, background=None, shading="unlit"), cameras), 1, "name"
+    )
+    again = render_mesh(mesh, camera, background=None, shading="unlit")[0]
+    mine, theirs = again[..., 3] > 0.5, subject.rgba[..., 3] > 0.5
+    assert float((mine & theirs).sum() / (mine | theirs).sum()) > 0.93
+    assert subject.source.name == "name" and camera.width == camera.height == subject.rgba.shape[0]
+    assert np.isfinite(camera.intrinsics.numpy()).all() and torch.is_tensor(subject.rgba)
