@@ -112,6 +112,53 @@ def create(
 
 
 @app.command(epilog=EXIT_CODE_TEXT)
+def fit(
+    folder: Annotated[
+        Path, typer.Argument(metavar="VIEWS_DIR", help="Pictures with known cameras: transforms.json or COLMAP.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the asset.")] = Path("out"),
+    split: Annotated[str | None, typer.Option(help="Read transforms_SPLIT.json: train, val or test.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the fit; each shows one picture.")] = 1500,
+    growth: Annotated[
+        str, typer.Option(help="How Gaussians are added: clone-split, relocate or none.")
+    ] = "clone-split",
+    sh_degree: Annotated[int, typer.Option(help="0: one colour per Gaussian; up to 3: colour changes with view.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="A file to keep the state in, and to go on from.")] = None,
+    formats: Annotated[str, typer.Option("--formats", "-f", help="As for create.")] = "glb,ply,png,webp,html",
+    height: Annotated[float | None, typer.Option(help="Real height of the object in metres.")] = None,
+    faces: Annotated[int, typer.Option(help="Triangles of the mesh, met within 5 %.")] = 20_000,
+    texture: Annotated[int, typer.Option(help="Texture side, 256 to 4096.")] = 1024,
+    gaussians: Annotated[int, typer.Option(help="Most Gaussians of the splat.")] = 20_000,
+    resolution: Annotated[int, typer.Option(help="Cells of the surface grid along the longest side.")] = 160,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an asset that is there already.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn pictures with known cameras into a 3D asset."""
+    console = Console(json_output=json_output, verbosity=verbose - quiet)
+    from ..create import Settings
+    from ..lifting.fit import Growth, Recipe
+    from ..parallel import set_threads
+    from .fit import FitJob, run
+
+    set_threads(threads)
+    job = FitJob(
+        settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),
+        recipe=Recipe(steps=steps, sh_degree=sh_degree, growth=Growth(strategy=growth)),  # type: ignore[arg-type]
+        seed=seed,
+        split=split,
+        checkpoint=checkpoint,
+        formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
+        height=height,
+        overwrite=overwrite,
+    )
+    run(folder, output, job, console)
+
+
+@app.command(epilog=EXIT_CODE_TEXT)
 def cutout(
     photo: Annotated[str, typer.Argument(help="Photo, or - for standard input.")],
     output: Annotated[
