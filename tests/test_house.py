@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower may not import higher; names are the first part of the module path below obverse.
 LEVELS = [
     {"errors", "parallel", "stages"},
-    {"cameras", "gaussians", "pictures", "outline", "backdrop", "matte", "checks", "photo", "weights"},
+    {"cameras", "gaussians", "topology", "pictures", "outline", "backdrop", "matte", "checks", "photo", "weights"},
     {"render", "formats"},
     {"surface", "multiview", "feedforward"},
     {"lifting"},

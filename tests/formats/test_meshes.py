@@ -15,9 +15,9 @@ from obverse.formats.mesh_arrays import (
     is_closed,
     smooth_normals,
     vertex_colors,
-    weld,
 )
 from obverse.formats.meshes import MESH_FORMATS, mesh_bytes, read_mesh, write_mesh
+from obverse.topology import first_of_each
 
 from .shapes import MESHES, POINTS, PROVENANCE, is_welded_closed, plain_mesh, textured_mesh
 
@@ -131,7 +131,7 @@ def test_computed_normals_do_not_show_the_seam():
 
 def test_weld_merges_exactly_equal_positions_only():
     points = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 1e-7, 0]], dtype=np.float32)
-    first, number = weld(points)
+    first, number = first_of_each(points)
     assert sorted(first) == [0, 1, 3]
     assert number[0] == number[2] and len(set(number.tolist())) == 3
 

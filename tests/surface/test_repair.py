@@ -15,7 +15,7 @@ from obverse.surface.extract import surface_nets
 from obverse.surface.fixes import Patchwork, drop_useless, fix_exactly, join_near, turn_flat_faces
 from obverse.surface.remesh import remesh
 from obverse.surface.repair import check_faces, check_watertight, make_watertight, simplify
-from obverse.surface.topology import Edges, components, weld
+from obverse.topology import Edges, components, weld
 
 CELLS = 40
 

@@ -14,6 +14,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ..errors import InputError
+from ..topology import first_of_each
 from .images import encode_texture, linear_to_srgb, srgb_to_linear
 
 ROUGHNESS = 0.9  # where nothing was predicted: glTF's own default of a rough metal is never meant
@@ -174,21 +175,9 @@ def vertex_colors(arrays: MeshArrays) -> np.ndarray:
     return np.round(np.concatenate([linear_to_srgb(linear[:, :3]), linear[:, 3:]], axis=1) * 255).astype(np.uint8)
 
 
-def weld(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merge exactly equal positions of [V, 3] float32 → (first index of each distinct one [W], its number [V])."""
-    keys = np.ascontiguousarray(vertices, dtype=np.float32).view(np.uint32).astype(np.uint64)
-    order = np.lexsort((keys[:, 2], (keys[:, 0] << np.uint64(32)) | keys[:, 1]))
-    ordered = keys[order]
-    fresh = np.ones(len(keys), dtype=bool)
-    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    number = np.empty(len(keys), dtype=np.int64)
-    number[order] = np.cumsum(fresh) - 1
-    return order[fresh], number
-
-
 def is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
     """Whether every directed edge, after welding equal positions, has exactly one opposite (formats: watertight)."""
-    _, number = weld(vertices)
+    _, number = first_of_each(vertices)
     f = number[faces]
     start, end = f.ravel(), np.roll(f, -1, axis=1).ravel()
     count = np.int64(len(vertices) + 1)
@@ -198,7 +187,7 @@ def is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
 
 def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals [V, 3] float32: area-weighted means over the faces around each position, so seams do not show."""
-    first, number = weld(vertices)
+    first, number = first_of_each(vertices)
     corners = vertices.astype(np.float64)[faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     index = number[faces].ravel()

@@ -15,8 +15,9 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError
+from ..topology import first_of_each
 from .files import Data
-from .mesh_arrays import MeshArrays, is_closed, smooth_normals, weld
+from .mesh_arrays import MeshArrays, is_closed, smooth_normals
 
 _STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
@@ -93,6 +94,6 @@ def parse_stl(data: bytes) -> MeshArrays:
     points = (from_upright(corners.reshape(-1, 3).astype(np.float64)) / scale).astype(np.float32) + np.float32(0)
     if not np.isfinite(points).all():
         raise InputError("the STL has corners that are not finite; export it again")
-    first, number = weld(points)
+    first, number = first_of_each(points)
     faces = number.reshape(-1, 3)
     return MeshArrays(points[first], faces, smooth_normals(points[first], faces))

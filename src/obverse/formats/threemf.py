@@ -15,10 +15,11 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import InputError
+from ..topology import first_of_each
 from .files import Data, parse_provenance
 from .images import decode_texture
 from .joining import join
-from .mesh_arrays import MeshArrays, smooth_normals, weld
+from .mesh_arrays import MeshArrays, smooth_normals
 from .printing import from_upright, upright, warn_if_open
 from .texts import format_rows, zip_bytes, zip_member
 
@@ -44,7 +45,7 @@ def threemf_bytes(arrays: MeshArrays, scale: float, *, provenance: str = "") -> 
         provenance: one line of JSON for the description, or "".
     """
     warn_if_open(arrays, "3MF")
-    first, number = weld(arrays.vertices)
+    first, number = first_of_each(arrays.vertices)
     points = upright(arrays.vertices[first]).astype(np.float64) * scale
     faces = number[arrays.faces]
     solid = (faces != np.roll(faces, 1, axis=1)).all(axis=1)

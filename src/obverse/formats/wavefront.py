@@ -11,10 +11,11 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import InputError
+from ..topology import first_of_each
 from .files import Data, parse_provenance, read_bytes
 from .images import decode_texture, linear_to_srgb, srgb_to_linear
 from .joining import join
-from .mesh_arrays import MeshArrays, smooth_normals, unit_normals, weld
+from .mesh_arrays import MeshArrays, smooth_normals, unit_normals
 from .texts import format_rows
 
 
@@ -35,7 +36,7 @@ def obj_files(arrays: MeshArrays, path: Path, *, provenance: str = "") -> dict[P
         rows = np.concatenate([arrays.vertices, arrays.colors[:, :3] / np.float32(255)], axis=1)
         lines.append(format_rows("v %.9g %.9g %.9g %.6g %.6g %.6g\n", rows))
     else:
-        first, number = weld(arrays.vertices)
+        first, number = first_of_each(arrays.vertices)
         lines.append(format_rows("v %.9g %.9g %.9g\n", arrays.vertices[first]))
     if textured and arrays.uv is not None:
         lines.append(format_rows("vt %.9g %.9g\n", arrays.uv))

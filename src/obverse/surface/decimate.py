@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..parallel import kernel
-from .topology import drop_unused
+from ..topology import drop_unused
 
 ATTRACTION = 1e-3  # weight of the distance to the old places, against that to the planes
 FOLD = 0.2  # cosine: a face may turn by less than 78 degrees in one collapse

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..errors import InputError, UsageError
 from ..parallel import kernel
 from ..render.fields import Field, insideness
+from ..topology import components, drop_unused
 from .nets import surface_nets
-from .topology import components, drop_unused
 
 __all__ = ["extract", "surface_nets"]
 

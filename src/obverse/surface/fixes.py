@@ -16,8 +16,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from ..topology import Edges, corner_fans, face_normals, following, round32, unique_rows, weld
 from .extract import winding_number
-from .topology import Edges, corner_fans, face_normals, following, round32, unique_rows, weld
 
 NEAR = 1e-6  # positions closer than this share of the mesh's size are one
 NUDGE = 1e-3  # fans that touch at a vertex are drawn apart by this share of their edges

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..parallel import kernel
 from ..render.materials import sample_texture, surface_of
+from ..topology import drop_unused
 from .extract import keep_parts
 from .nets import surface_nets
-from .topology import drop_unused
 
 FLOAT = np.float32
 BAND = FLOAT(2)  # distances are exact up to here, in cells

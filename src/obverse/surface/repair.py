@@ -16,10 +16,10 @@ import trimesh
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
+from ..topology import Edges, components, corner_fans, face_normals, round32, unique_rows, weld
 from .decimate import decimate
 from .fixes import Patchwork, fix_exactly
 from .remesh import colors_at, remesh
-from .topology import Edges, components, corner_fans, face_normals, round32, unique_rows, weld
 
 
 @dataclass(frozen=True)

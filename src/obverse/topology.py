@@ -16,11 +16,17 @@ def round32(vertices: NDArray) -> NDArray[np.float64]:
         return np.asarray(vertices).astype(np.float32).astype(np.float64) + 0.0
 
 
-def weld(vertices: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def weld(vertices: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Join vertices [n, 3] of exactly equal position → the distinct positions [k, 3] and the new number of each [n].
 
     The distinct positions keep the order in which they first appear.
     """
+    first, label = first_of_each(vertices)
+    return np.asarray(vertices, np.float64)[first] + 0.0, label
+
+
+def first_of_each(vertices: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each distinct position of [n, 3] first appears [k], in that order, and its number for each row [n]."""
     vertices = np.asarray(vertices, np.float64) + 0.0  # minus zero equals zero
     order = np.lexsort(vertices.T)
     ranked = vertices[order]
@@ -31,9 +37,9 @@ def weld(vertices: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     first = np.full(int(new.sum()), len(order), np.int64)
     np.minimum.at(first, group, np.arange(len(order)))
     rank = np.argsort(first)
-    number = np.empty_like(rank)
-    number[rank] = np.arange(len(rank))
-    return vertices[first[rank]], number[group]
+    number = np.empty(len(first), np.int64)
+    number[rank] = np.arange(len(first))
+    return first[rank], number[group]
 
 
 def face_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
