@@ -307,20 +307,44 @@ def rotation_gradient(quats: np.ndarray, n: int, turn: np.ndarray) -> tuple[floa
 @kernel()
 def add_rows(lists: Lists, rows: np.ndarray, first: int, size: int, count: int, totals: np.ndarray) -> None:
     """Sums [V, BLOCK, ROW] of the rows of consecutive Gaussians; apart from what follows, so that fetches overlap."""
+    offsets, slots = lists.offsets, lists.slots
     for view in range(len(totals)):
         for i in range(size):
             m = view * count + first + i
             s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
-            for slot in range(lists.offsets[m], lists.offsets[m + 1]):
-                row = rows[lists.slots[slot]]
-                s0, s1, s2, s3, s4 = s0 + row[0], s1 + row[1], s2 + row[2], s3 + row[3], s4 + row[4]
-                s5, s6, s7, s8, s9 = s5 + row[5], s6 + row[6], s7 + row[7], s8 + row[8], s9 + row[9]
-            total = totals[view, i]
-            total[0], total[1], total[2], total[3], total[4] = s0, s1, s2, s3, s4
-            total[5], total[6], total[7], total[8], total[9] = s5, s6, s7, s8, s9
+            for slot in range(offsets[m], offsets[m + 1]):
+                row = slots[slot]
+                s0, s1, s2, s3, s4 = (
+                    s0 + rows[row, 0],
+                    s1 + rows[row, 1],
+                    s2 + rows[row, 2],
+                    s3 + rows[row, 3],
+                    s4 + rows[row, 4],
+                )
+                s5, s6, s7, s8, s9 = (
+                    s5 + rows[row, 5],
+                    s6 + rows[row, 6],
+                    s7 + rows[row, 7],
+                    s8 + rows[row, 8],
+                    s9 + rows[row, 9],
+                )
+            totals[view, i, 0], totals[view, i, 1], totals[view, i, 2], totals[view, i, 3], totals[view, i, 4] = (
+                s0,
+                s1,
+                s2,
+                s3,
+                s4,
+            )
+            totals[view, i, 5], totals[view, i, 6], totals[view, i, 7], totals[view, i, 8], totals[view, i, 9] = (
+                s5,
+                s6,
+                s7,
+                s8,
+                s9,
+            )
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, fastmath=True)
 def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -> None:
     """Add up the rows of each Gaussian over its tiles and views, and carry them through the projection.
 
@@ -347,6 +371,7 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 add_rows(lists, rows, n, min(BLOCK, (chunk + 1) * count // CHUNKS - n), count, totals)
             dmx = dmy = dmz = ds0 = ds1 = ds2 = dopacity = 0.0
             turn[:] = 0.0
+            seen = False
             to_sh[n] = ZERO
             for view in range(len(cameras)):
                 m = view * count + n
@@ -357,11 +382,13 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                     touched |= total[j] != 0
                 if not touched:
                     continue
+                seen = True
                 camera, dcamera = cameras[view], to_cameras[chunk, view]
                 fx, skew, fy = camera[12], camera[13], camera[15]
                 x, y, z = camera_point(camera, means, n)
-                slope_x, slope_y = held_slopes(camera, limits, x, y, z)
-                ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, z)
+                slope_x, slope_y, free_x, free_y = held_slopes(camera, limits, x, y, z)
+                nearness = 1 / z
+                ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
                 ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
                 bx, by, bz = fy * gx, fy * gy, fy * gz
                 r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
@@ -374,7 +401,8 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 syy = b0 * b0 + b1 * b1 + b2 * b2
                 sharp = sxx * syy - sxy * sxy
                 det = (sxx + LOW_PASS) * (syy + LOW_PASS) - sxy * sxy
-                kxx, kxy, kyy = (syy + LOW_PASS) / det, -sxy / det, (sxx + LOW_PASS) / det
+                per_det = 1 / det
+                kxx, kxy, kyy = (syy + LOW_PASS) * per_det, -sxy * per_det, (sxx + LOW_PASS) * per_det
 
                 # The image plane: centre, conic, opacity.
                 du, dv = kxx * total[SX] + kxy * total[SY], kxy * total[SX] + kyy * total[SY]
@@ -415,35 +443,35 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 )
                 dex, dey, dez = fx * dax, fx * day, fx * daz
                 dgx, dgy, dgz = skew * dax + fy * dbx, skew * day + fy * dby, skew * daz + fy * dbz
-                dslope_x = -(camera[8] * dex + camera[9] * dey + camera[10] * dez) / z
-                dslope_y = -(camera[8] * dgx + camera[9] * dgy + camera[10] * dgz) / z
+                dslope_x = -(camera[8] * dex + camera[9] * dey + camera[10] * dez) * nearness
+                dslope_y = -(camera[8] * dgx + camera[9] * dgy + camera[10] * dgz) * nearness
 
                 # The camera point: through J, through the centre, through the depth.
-                dz = total[S_DEPTH] - (ex * dex + ey * dey + ez * dez + gx * dgx + gy * dgy + gz * dgz) / z
+                dz = total[S_DEPTH] - (ex * dex + ey * dey + ez * dez + gx * dgx + gy * dgy + gz * dgz) * nearness
                 across, down = du * fx, du * skew + dv * fy
-                across += dslope_x if slope_x == x / z else 0.0
-                down += dslope_y if slope_y == y / z else 0.0
-                dx, dy, dz = across / z, down / z, dz - (across * x + down * y) / (z * z)
+                across += dslope_x * free_x
+                down += dslope_y * free_y
+                dx, dy, dz = across * nearness, down * nearness, dz - (across * x + down * y) * (nearness * nearness)
                 mx, my, mz = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
                 dmx += camera[0] * dx + camera[4] * dy + camera[8] * dz
                 dmy += camera[1] * dx + camera[5] * dy + camera[9] * dz
                 dmz += camera[2] * dx + camera[6] * dy + camera[10] * dz
-                dcamera[0] += dx * mx + dex / z
-                dcamera[1] += dx * my + dey / z
-                dcamera[2] += dx * mz + dez / z
+                dcamera[0] += dx * mx + dex * nearness
+                dcamera[1] += dx * my + dey * nearness
+                dcamera[2] += dx * mz + dez * nearness
                 dcamera[3] += dx
-                dcamera[4] += dy * mx + dgx / z
-                dcamera[5] += dy * my + dgy / z
-                dcamera[6] += dy * mz + dgz / z
+                dcamera[4] += dy * mx + dgx * nearness
+                dcamera[5] += dy * my + dgy * nearness
+                dcamera[6] += dy * mz + dgz * nearness
                 dcamera[7] += dy
-                dcamera[8] += dz * mx - (slope_x * dex + slope_y * dgx) / z
-                dcamera[9] += dz * my - (slope_x * dey + slope_y * dgy) / z
-                dcamera[10] += dz * mz - (slope_x * dez + slope_y * dgz) / z
+                dcamera[8] += dz * mx - (slope_x * dex + slope_y * dgx) * nearness
+                dcamera[9] += dz * my - (slope_x * dey + slope_y * dgy) * nearness
+                dcamera[10] += dz * mz - (slope_x * dez + slope_y * dgz) * nearness
                 dcamera[11] += dz
-                dcamera[12] += du * x / z + ex * dax + ey * day + ez * daz
-                dcamera[13] += du * y / z + gx * dax + gy * day + gz * daz
+                dcamera[12] += du * x * nearness + ex * dax + ey * day + ez * daz
+                dcamera[13] += du * y * nearness + gx * dax + gy * day + gz * daz
                 dcamera[14] += du
-                dcamera[15] += dv * y / z + gx * dbx + gy * dby + gz * dbz
+                dcamera[15] += dv * y * nearness + gx * dbx + gy * dby + gz * dbz
                 dcamera[16] += dv
 
                 # Colour, and through its spherical harmonics the direction it is seen from.
@@ -474,6 +502,8 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
             to_means[n, 0], to_means[n, 1], to_means[n, 2] = dmx, dmy, dmz
             to_scales[n, 0], to_scales[n, 1], to_scales[n, 2] = ds0, ds1, ds2
             to_opacities[n] = dopacity
-            qw, qx, qy, qz = rotation_gradient(quats, n, turn)
+            qw = qx = qy = qz = 0.0
+            if seen:  # else its quaternion may be anything
+                qw, qx, qy, qz = rotation_gradient(quats, n, turn)
             to_quats[n, 0], to_quats[n, 1] = qw, qx
             to_quats[n, 2], to_quats[n, 3] = qy, qz

@@ -82,8 +82,8 @@ class Turns(NamedTuple):
 def rotation_of(quats: np.ndarray, n: int) -> tuple[float, ...]:
     """Nine entries of the rotation matrix of one quaternion (wxyz, any length; zero means no rotation), by rows."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
-    norm = max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-    w, x, y, z = w / norm, x / norm, y / norm, z / norm
+    shrink = 1 / max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
+    w, x, y, z = w * shrink, x * shrink, y * shrink, z * shrink
     return (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
@@ -103,19 +103,24 @@ def camera_point(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, 
 
 
 @kernel()
-def held_slopes(camera: np.ndarray, limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, float]:
-    """x / z and y / z held to FIELD_MARGIN half fields of view, where the perspective is expanded."""
+def held_slopes(camera: np.ndarray, limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, ...]:
+    """x / z and y / z held to FIELD_MARGIN half fields of view, where the perspective is expanded; then for each
+    1 if it is free and 0 if it is held.
+    """
+    nearness = 1 / z
     most_x, most_y = FIELD_MARGIN * 0.5 * limits[2] / camera[12], FIELD_MARGIN * 0.5 * limits[3] / camera[15]
-    return min(max(x / z, -most_x), most_x), min(max(y / z, -most_y), most_y)
+    slope_x, slope_y = x * nearness, y * nearness
+    free_x, free_y = 1.0 if abs(slope_x) <= most_x else 0.0, 1.0 if abs(slope_y) <= most_y else 0.0
+    return min(max(slope_x, -most_x), most_x), min(max(slope_y, -most_y), most_y), free_x, free_y
 
 
 @kernel()
-def slope_rows(camera: np.ndarray, slope_x: float, slope_y: float, z: float) -> tuple[float, ...]:
+def slope_rows(camera: np.ndarray, slope_x: float, slope_y: float, nearness: float) -> tuple[float, ...]:
     """∂(x/z)/∂mean and ∂(y/z)/∂mean in world axes, six numbers: the rows of J W before the focal lengths."""
     return (
-        (camera[0] - slope_x * camera[8]) / z, (camera[1] - slope_x * camera[9]) / z,
-        (camera[2] - slope_x * camera[10]) / z, (camera[4] - slope_y * camera[8]) / z,
-        (camera[5] - slope_y * camera[9]) / z, (camera[6] - slope_y * camera[10]) / z,
+        (camera[0] - slope_x * camera[8]) * nearness, (camera[1] - slope_x * camera[9]) * nearness,
+        (camera[2] - slope_x * camera[10]) * nearness, (camera[4] - slope_y * camera[8]) * nearness,
+        (camera[5] - slope_y * camera[9]) * nearness, (camera[6] - slope_y * camera[10]) * nearness,
     )  # fmt: skip
 
 
@@ -126,7 +131,8 @@ def viewing_direction(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[fl
     y = float(means[n, 1]) + camera[1] * camera[3] + camera[5] * camera[7] + camera[9] * camera[11]
     z = float(means[n, 2]) + camera[2] * camera[3] + camera[6] * camera[7] + camera[10] * camera[11]
     distance = max(np.sqrt(x * x + y * y + z * z), 1e-12)
-    return x / distance, y / distance, z / distance, distance
+    shrink = 1 / distance
+    return x * shrink, y * shrink, z * shrink, distance
 
 
 @kernel()
@@ -171,9 +177,10 @@ def project(scene: Scene, records: np.ndarray, boxes: np.ndarray, keys: np.ndarr
             if not (near <= z <= far and opacity >= MIN_ALPHA):
                 continue
             fx, skew, cx, fy, cy = camera[12], camera[13], camera[14], camera[15], camera[16]
-            u, v = (fx * x + skew * y) / z + cx, fy * y / z + cy
-            slope_x, slope_y = held_slopes(camera, limits, x, y, z)
-            ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, z)
+            nearness = 1 / z
+            u, v = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
+            slope_x, slope_y, _, _ = held_slopes(camera, limits, x, y, z)
+            ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
             ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
             bx, by, bz = fy * gx, fy * gy, fy * gz
             r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
@@ -332,20 +339,20 @@ def gather_batch(
         batch[BATCH, i], batch[BATCH + 1, i] = batch[i, U] - F(origin[0]), batch[i, V] - F(origin[1])
         batch[BATCH + 2, i], batch[BATCH + 3, i] = batch[i, TOP_X], batch[i, PER_REACH]
         batch[BATCH + 4, i], batch[BATCH + 5, i] = batch[i, SLOPE], batch[i, HEIGHT]
-    u, v, top_x, per_reach, slope, height = (batch[BATCH], batch[BATCH + 1], batch[BATCH + 2], batch[BATCH + 3],
-                                             batch[BATCH + 4], batch[BATCH + 5])  # fmt: skip
     for strip in range(2):
         left = F(strip) * EIGHT + HALF
         for i in range(BATCH):
-            low = left - u[i]
+            v, top_x, per_reach = batch[BATCH + 1, i], batch[BATCH + 2, i], batch[BATCH + 3, i]
+            slope, height = batch[BATCH + 4, i], batch[BATCH + 5, i]
+            low = left - batch[BATCH, i]
             high = low + SEVEN
-            at_top, at_bottom = min(max(top_x[i], low), high), min(max(-top_x[i], low), high)
-            top, bottom = at_top * per_reach[i], at_bottom * per_reach[i]
-            upper = slope[i] * at_top + height[i] * np.sqrt(max(ONE - top * top, ZERO))
-            lower = slope[i] * at_bottom - height[i] * np.sqrt(max(ONE - bottom * bottom, ZERO))
-            last = min(max(v[i] + upper + (HALF + ONE + ROW_MARGIN), ZERO), TWO * EIGHT + ONE)
-            first = min(max(v[i] + lower + (HALF - ROW_MARGIN), ZERO), TWO * EIGHT)
-            last = ZERO if abs(top) > ONE + ROW_MARGIN * per_reach[i] else last
+            at_top, at_bottom = min(max(top_x, low), high), min(max(-top_x, low), high)
+            top, bottom = at_top * per_reach, at_bottom * per_reach
+            upper = slope * at_top + height * np.sqrt(max(ONE - top * top, ZERO))
+            lower = slope * at_bottom - height * np.sqrt(max(ONE - bottom * bottom, ZERO))
+            last = min(max(v + upper + (HALF + ONE + ROW_MARGIN), ZERO), TWO * EIGHT + ONE)
+            first = min(max(v + lower + (HALF - ROW_MARGIN), ZERO), TWO * EIGHT)
+            last = ZERO if abs(top) > ONE + ROW_MARGIN * per_reach else last
             pairs[strip, 0, i] = min(max(np.int32(first) >> 1, 0), 8)
             pairs[strip, 1, i] = min(max(np.int32(last) >> 1, 0), 8)
 
