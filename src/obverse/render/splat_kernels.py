@@ -20,7 +20,7 @@ F = np.float32
 TILE = 16  # pixels; the kernels' masks and shifts rely on it
 SHIFT = 4
 STRIP = 8  # columns: a vector of 16 lanes is two rows of a strip of eight columns
-BATCH = 16  # Gaussians composited between two looks at whether the tile is finished
+BATCH = 16  # Gaussians composited between two looks at whether the tile is finished; at most RECORD
 ELLIPSE = 6  # numbers that describe where α = 1/255
 CHUNKS = 64  # pieces per-Gaussian work is cut into, whatever the number of threads
 
