@@ -312,7 +312,18 @@ def pick_device(name: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every failure into one sentence and its exit code."""
+    wait_politely()
     sys.exit(guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def wait_politely() -> None:
+    """Let idle threads sleep at barriers instead of spinning, unless the user chose otherwise; before torch is loaded.
+
+    Beside one busy process spinning makes small parallel loops many times slower.
+    """
+    if not {"OMP_WAIT_POLICY", "NUMBA_THREADING_LAYER"} & set(os.environ):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
 
 
 def guarded(run: Callable[[], Any]) -> int:
