@@ -138,8 +138,8 @@ def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console
             raise UsageError(f"{folder} already holds an asset; pass --overwrite, --skip-existing, or another -o")
         if not made_from(folder, name):
             raise UsageError(f"{folder} holds the asset of another photo than {name}; pass --overwrite or another -o")
-        record = {"input": name, "status": "skipped", "output": str(folder)}
-        console.result(record, f"{name}: skipped, {folder} is done")
+        skipped = {"input": name, "status": "skipped", "output": str(folder)}
+        console.result(skipped, f"{name}: skipped, {folder} is done")
         return
     with console.progress(Path(name).name) as stages:
         asset = _make(name, job, console, stages)
