@@ -13,7 +13,7 @@ is the distance along the camera's +Z, in object units, because directions have 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
@@ -149,16 +149,8 @@ def render_field(
     recompute = torch.is_grad_enabled() and len(cameras) * rays > chunk
     seen = []
     for view in range(len(cameras)):
-        origins, directions = (side.reshape(-1, 3) for side in camera_rays(cameras[view]))
-        near, far = intersect_box(origins, directions, march.box)
-        hit = (far > near).nonzero()[:, 0]
-        image = torch.tensor([0.0, 0.0, 0.0, 0.0, math.inf]).to(like).repeat(rays, 1)
-        for part in hit.split(chunk):
-            offsets = None if jitter is None else jitter[:, view, part]
-            given = (march, origins[part], directions[part], near[part], far[part], offsets)
-            found = checkpoint(_march, *given, use_reentrant=False) if recompute else _march(*given)
-            image = image.index_put((part,), found)
-        seen.append(image.reshape(cameras.height, cameras.width, 5))
+        offsets = None if jitter is None else jitter[:, view]
+        seen.append(_view(march, cameras[view], offsets, chunk, recompute))
     color, alpha, depth = torch.stack(seen).split([3, 1, 1], dim=-1)
     return FieldRendering(color + (1 - alpha) * paper, alpha[..., 0], depth[..., 0])
 
@@ -296,6 +288,19 @@ def resample(edges: Tensor, weights: Tensor, count: int, jitter: Tensor | None =
     return low + along * (high - low)
 
 
+def _view(march: _March, camera: Cameras, jitter: Tensor | None, chunk: int, recompute: bool) -> Tensor:
+    """One camera's image [H, W, 5]: premultiplied colour, alpha and depth. ``jitter`` is [2, H · W]."""
+    origins, directions = (side.reshape(-1, 3) for side in camera_rays(camera))
+    near, far = intersect_box(origins, directions, march.box)
+    image = torch.tensor([0.0, 0.0, 0.0, 0.0, math.inf]).to(near).repeat(len(near), 1)
+    for part in (far > near).nonzero()[:, 0].split(chunk):
+        offsets = None if jitter is None else jitter[:, part]
+        given = (march, origins[part], directions[part], near[part], far[part], offsets)
+        found = checkpoint(_march, *given, use_reentrant=False) if recompute else _march(*given)
+        image = image.index_put((part,), found)
+    return image.reshape(camera.height, camera.width, 5)
+
+
 def _march(
     march: _March, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor | None
 ) -> Tensor:
@@ -329,36 +334,43 @@ def _points(origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
 
 def _densities(march: _March, points: Tensor) -> Tensor:
     """World points [R, S, 3] → densities [R, S], 0 without asking where the occupancy grid is empty."""
-    asked = _occupied(march, points).nonzero(as_tuple=True)
-    densities = points.new_zeros(points.shape[:-1])
-    if not len(asked[0]):
-        return densities
-    chosen = points[asked]
-    values = _answer(march.field.density_or_sdf(chosen), chosen, "density", (len(chosen),))
-    return densities.index_put(asked, values.clamp_min(0))
+    wanted = None if march.occupancy is None else _occupied(march.occupancy, march.box, points)
+    return _ask(march.field.density_or_sdf, "density", points, wanted, ()).clamp_min(0)
 
 
 def _colors(march: _March, points: Tensor, weights: Tensor) -> Tensor:
-    """World points [R, S, 3] → colours [R, S, 3], 0 where occupancy or, when no gradient is asked for, weight is 0."""
-    wanted = _occupied(march, points)
+    """World points [R, S, 3] → colours [R, S, 3], 0 without asking where they cannot matter.
+
+    Where the weight is 0 the colour still matters to the density's gradient, but not to the image.
+    """
     if not torch.is_grad_enabled():
-        wanted = wanted & (weights > 0)
-    asked = wanted.nonzero(as_tuple=True)
-    colors = torch.zeros_like(points)
-    if not len(asked[0]):
-        return colors
-    chosen = points[asked]
-    return colors.index_put(asked, _answer(march.field.color(chosen), chosen, "colour", (len(chosen), 3)))
+        wanted: Tensor | None = weights > 0
+    else:
+        wanted = None if march.occupancy is None else _occupied(march.occupancy, march.box, points)
+    return _ask(march.field.color, "colour", points, wanted, (3,))
 
 
-def _occupied(march: _March, points: Tensor) -> Tensor:
+def _ask(
+    question: Callable[[Tensor], Tensor], what: str, points: Tensor, wanted: Tensor | None, tail: tuple[int, ...]
+) -> Tensor:
+    """A field's answers [R, S, *tail] at points [R, S, 3], 0 where they are not wanted [R, S]."""
+    if wanted is None:
+        flat = points.reshape(-1, 3)
+        return _answer(question(flat), flat, what, (len(flat), *tail)).reshape(*points.shape[:-1], *tail)
+    answers = points.new_zeros(*points.shape[:-1], *tail)
+    place = wanted.nonzero(as_tuple=True)
+    if not len(place[0]):
+        return answers
+    chosen = points[place]
+    return answers.index_put(place, _answer(question(chosen), chosen, what, (len(chosen), *tail)))
+
+
+def _occupied(occupancy: Tensor, box: Tensor, points: Tensor) -> Tensor:
     """World points [..., 3] inside the box → mask [...] of those whose cell may hold something."""
-    if march.occupancy is None:
-        return torch.ones(points.shape[:-1], dtype=torch.bool, device=points.device)
-    counts = torch.tensor(march.occupancy.shape, device=points.device)
-    cells = ((points.detach() - march.box[0]) / (march.box[1] - march.box[0]) * counts).long()
+    counts = torch.tensor(occupancy.shape, device=points.device)
+    cells = ((points.detach() - box[0]) * (counts / (box[1] - box[0]))).long()
     x, y, z = torch.minimum(cells.clamp_min(0), counts - 1).unbind(-1)
-    return march.occupancy[x, y, z]
+    return occupancy.reshape(-1)[(x * occupancy.shape[1] + y) * occupancy.shape[2] + z]
 
 
 def _places(count: int, like: Tensor, jitter: Tensor | None) -> Tensor:
