@@ -234,7 +234,9 @@ def test_rays_that_miss_show_the_background_and_ask_nothing():
 
 
 def test_skipping_by_occupancy_changes_nothing_but_how_much_is_asked():
-    field, cameras = ball(0.2, 30.0), orbit([0.0, 77.0], 20.0, size=10)
+    center = torch.tensor([0.2, -0.05, 0.1])
+    field = density(lambda p: 30.0 * ((p - center).norm(dim=-1) < 0.15), bounds=((-0.5, -0.4, -0.2), (0.5, 0.2, 0.3)))
+    cameras = orbit([0.0, 77.0], 20.0, size=10)
     every, fewer = Counting(field), Counting(field)
     whole = render_field(every, cameras)
     cells = occupancy_grid(field, 16)
@@ -258,7 +260,15 @@ def test_an_occupancy_grid_covers_every_point_that_holds_something():
     assert bool(cells[x, y, z].all())
 
 
-def test_a_sheet_thinner_than_any_cell_is_not_missed_where_distances_are_known():
+def test_what_one_sample_found_is_grown_by_a_cell_each_way():
+    center = torch.tensor([-0.1875, 0.0625, 0.3125])  # the middle of cell (2, 4, 6) of 8
+    cells = occupancy_grid(density(lambda p: 1.0 * ((p - center).abs().amax(-1) < 0.02)), 8)
+    expected = torch.zeros(8, 8, 8, dtype=torch.bool)
+    expected[1:4, 3:6, 5:8] = True
+    assert torch.equal(cells, expected)
+
+
+def test_a_speck_smaller_than_any_cell_is_not_missed_where_distances_are_known():
     # distance to a point between the samples: a density no sample comes near
     center = torch.tensor([0.031, 0.033, 0.029])
     field = LaplaceDensity(CallableField(lambda p: (p - center).norm(dim=-1) - 1e-3, bounds=CUBE), beta=1e-4)
@@ -347,6 +357,18 @@ def test_colours_have_exact_gradients_with_importance_sampling_too():
         return render_field(field, cameras, samples=3, importance=4).color
 
     assert torch.autograd.gradcheck(image, torch.full((2, 2, 2, 3), 0.5, dtype=torch.float64, requires_grad=True))
+
+
+def test_no_gradient_flows_through_where_importance_samples_are_placed():
+    scale, asked = torch.tensor(3.0, requires_grad=True), []
+
+    def value(points):
+        asked.append(points.requires_grad)
+        return scale * torch.exp(-9 * (points**2).sum(-1))
+
+    render_field(density(value), orbit(0.0, size=3)).alpha.sum().backward()
+    assert asked == [False, False]
+    assert float(scale.grad) > 0
 
 
 def test_beta_is_learned_through_the_image():
