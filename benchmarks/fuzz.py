@@ -223,7 +223,9 @@ def process_cases(folder: Path) -> list[tuple[str, str, str]]:
     done = subprocess.run([*base, "-o", str(out)], capture_output=True, text=True, preexec_fn=small_files, check=False)
     judge("no space for the files", done, {8}, out)
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([*base, "-o", "-"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [*base, "--formats", "glb", "-o", "-"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     judge("standard output on a full disk", done, {8}, folder / "nowhere" / "out")
     done = subprocess.run([*base, "-o", "/proc/obverse/out"], capture_output=True, text=True, check=False)
     judge("a folder that cannot be made", done, {8}, folder / "nowhere" / "out")
