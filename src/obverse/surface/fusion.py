@@ -3,7 +3,8 @@
 *Depth fusion* (Curless & Levoy 1996, "A volumetric method for building complex models from range images"): every grid
 point keeps the mean of its truncated distances to the surfaces that virtual cameras see, and of their colours. Points
 that no camera sees are inside, so the surface is closed. *Level set* (Tang et al. 2024, "DreamGaussian", section 3.3):
-the sum of opacities at a point, thresholded. On fitted objects the first was the more exact; it is the default.
+the sum of opacities at a point, thresholded. On fully fitted objects it keeps thin parts better and is the default
+(``benchmarks/lifting.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ THRESHOLD = 0.5  # of summed opacity
 
 
 def gaussians_to_mesh(
-    gaussians: Gaussians, *, resolution: int = 160, method: Literal["depth", "opacity"] = "depth"
+    gaussians: Gaussians, *, resolution: int = 160, method: Literal["depth", "opacity"] = "opacity"
 ) -> trimesh.Trimesh:
     """A closed mesh around the object that Gaussians show.
 
@@ -52,7 +53,7 @@ def gaussians_to_mesh(
 
 
 def solid_of(
-    gaussians: Gaussians, *, resolution: int = 160, method: Literal["depth", "opacity"] = "depth"
+    gaussians: Gaussians, *, resolution: int = 160, method: Literal["depth", "opacity"] = "opacity"
 ) -> GridField:
     """The field behind ``gaussians_to_mesh``, with the colours that cameras see."""
     if method not in ("depth", "opacity") or not 16 <= resolution <= 512:
