@@ -118,6 +118,23 @@ def fit_distance(fov_deg: float, *, extent: float = 1.0, fill: float = 0.85) -> 
     return 0.5 * extent / (fill * math.tan(math.radians(fov_deg) / 2))
 
 
+def background_for(cameras: Cameras, background: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """A background with the device and dtype of ``like``, checked to broadcast to [V, H, W, 3].
+
+    Raises:
+        InputError: it does not.
+    """
+    paper = torch.as_tensor(background).to(like)
+    whole = (len(cameras), cameras.height, cameras.width, 3)
+    fits = paper.ndim <= 4 and all(a in (1, b) for a, b in zip(reversed(paper.shape), reversed(whole), strict=False))
+    if not fits or not paper.numel():
+        raise InputError(
+            f"background is {list(paper.shape)}, it must be [3] or broadcast to {list(whole)}; "
+            "reshape it, or pass one colour"
+        )
+    return paper
+
+
 def framing_distance(
     radius: float,
     half_height: float,

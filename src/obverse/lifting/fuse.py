@@ -82,7 +82,10 @@ def fuse(
 
 
 def back_project(views: Views, depths: Tensor) -> Points:
-    """Every pixel that is object and has depth and normal → a point in the world."""
+    """Every pixel that is object and has depth and normal → a point in the world.
+
+    ``depths`` [V, H, W] run along each camera's +Z, in object units; pixels without surface are inf.
+    """
     parts: list[tuple[Tensor, ...]] = []
     for view in range(len(views)):
         camera, image = one_camera(views.cameras, view), views.images[view]
@@ -123,6 +126,7 @@ def vote(points: Points, views: Views, depths: Tensor) -> Points:
 
     A view agrees with a point if its own surface at the pixel lies within the tolerance; it sees through it if its
     surface lies farther back, or if it sees background there. Views that see another surface in front do not vote.
+    ``depths`` are [V, H, W] along each camera's +Z.
     """
     agree, through = torch.zeros(len(points.weights)), torch.zeros(len(points.weights))
     for view in range(len(views)):

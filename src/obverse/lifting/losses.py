@@ -38,7 +38,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two images in 0–1, of any one shape; at most 99."""
+    """Peak signal-to-noise ratio in dB of two images [...] in 0–1, of any one shape; at most 99."""
     return min(99.0, -10 * math.log10(max(float(((a - b) ** 2).mean()), 1e-12)))
 
 
@@ -49,7 +49,7 @@ def photometric(image: Tensor, target: Tensor, *, ssim_share: float = 0.2) -> Te
 
 
 def coverage(alpha: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference of coverages in 0–1, of any one shape."""
+    """Mean absolute difference of coverages [...] in 0–1, of any one shape."""
     return (alpha - mask).abs().mean()
 
 

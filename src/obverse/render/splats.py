@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..cameras import Cameras
+from ..cameras import Cameras, background_for
 from ..errors import InputError
 from ..gaussians import SH_C0, Gaussians, evaluate_sh, rotation_matrices
 
@@ -109,7 +109,7 @@ def render(
     from .splats_cpu import Options, render_views  # compiled kernels load only when used
 
     _check(gaussians, near, far)
-    paper = _paper(background, gaussians, cameras)
+    paper = background_for(cameras, background, gaussians.means)
     options = Options(cameras.width, cameras.height, near, far, antialiased)
     color, alpha, depth, screen = render_views(gaussians, *_matrices(gaussians, cameras), paper, options)
 
@@ -134,7 +134,7 @@ def render_plain(
     backward pass.
     """
     _check(gaussians, near, far)
-    paper = _paper(background, gaussians, cameras)
+    paper = background_for(cameras, background, gaussians.means)
     world_to_camera, intrinsics = _matrices(gaussians, cameras)
     radii = gaussians.means.new_zeros(len(world_to_camera), len(gaussians))
     statistics = ScreenStatistics(radii, torch.zeros_like(radii))
@@ -299,19 +299,6 @@ def _normals(
         )
         images.append(torch.nn.functional.normalize(2 * seen.color - seen.alpha[..., None], dim=-1))
     return torch.cat(images)
-
-
-def _paper(background: Sequence[float] | Tensor, gaussians: Gaussians, cameras: Cameras) -> Tensor:
-    """The background where the Gaussians are, checked to broadcast to [V, H, W, 3]."""
-    paper = torch.as_tensor(background).to(gaussians.means)
-    whole = (len(cameras), cameras.height, cameras.width, 3)
-    fits = paper.ndim <= 4 and all(a in (1, b) for a, b in zip(reversed(paper.shape), reversed(whole), strict=False))
-    if not fits or not paper.numel():
-        raise InputError(
-            f"background is {list(paper.shape)}, it must be [3] or broadcast to {list(whole)}; "
-            "reshape it, or pass one colour"
-        )
-    return paper
 
 
 def _drawable(gaussians: Gaussians) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..cameras import Cameras
+from ..cameras import Cameras, background_for
 from ..errors import InputError, UsageError
 from .fields import Field, insideness
 
@@ -138,7 +138,7 @@ def render_field(
     _check(field, samples, importance, occupancy, chunk)
     cameras = _batch(cameras)
     like = cameras.world_to_camera
-    paper = _paper(background, cameras)
+    paper = background_for(cameras, background, cameras.world_to_camera)
     cells = None if occupancy is None else occupancy.to(like.device)
     march = _March(field, _box(field).to(like), samples, importance, cells)
     rays = cameras.width * cameras.height
@@ -419,19 +419,6 @@ def _batch(cameras: Cameras) -> Cameras:
     if not bool(torch.isfinite(matrices).all() and torch.isfinite(intrinsics).all()):
         raise InputError("a camera's matrix has NaN or infinite entries; leave out views whose pose is not known")
     return Cameras(matrices, intrinsics.to(matrices), cameras.width, cameras.height)
-
-
-def _paper(background: Sequence[float] | Tensor, cameras: Cameras) -> Tensor:
-    """The background where the cameras are, checked to broadcast to [V, H, W, 3]."""
-    paper = torch.as_tensor(background).to(cameras.world_to_camera)
-    whole = (len(cameras), cameras.height, cameras.width, 3)
-    fits = paper.ndim <= 4 and all(a in (1, b) for a, b in zip(reversed(paper.shape), reversed(whole), strict=False))
-    if not fits or not paper.numel():
-        raise InputError(
-            f"background is {list(paper.shape)}, it must be [3] or broadcast to {list(whole)}; "
-            "reshape it, or pass one colour"
-        )
-    return paper
 
 
 def _number(value: float | Tensor) -> float:
