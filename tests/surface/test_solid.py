@@ -37,6 +37,12 @@ def test_a_cavity_counts_as_solid_and_an_open_cup_as_empty():
     assert grid[24 + 15, 24, 24]  # 0.35 from the axis: inside the wall
 
 
+def test_a_missing_floor_does_not_make_a_box_hollow():
+    box = trimesh.creation.box((0.6, 0.8, 1.0))
+    box.update_faces(box.face_normals[:, 1] > -0.5)
+    assert volume(solid_grid(box, resolution=48)) == pytest.approx(0.48, rel=0.07)
+
+
 def test_a_single_sheet_has_no_inside():
     sheet = trimesh.Trimesh([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]], [[0, 1, 2], [0, 2, 3]])
     assert volume(solid_grid(sheet, resolution=48)) < 0.03

@@ -68,6 +68,15 @@ def random_studio(seed: int, *, azimuth_deg: float = 0.0) -> Studio:
     )
 
 
+def irradiance(studio: Studio, normals: np.ndarray) -> np.ndarray:
+    """Unit normals [..., 3] → light that falls there [..., 3], linear, as a factor of the albedo; no shadows."""
+    upward = 0.5 + 0.5 * normals[..., 1:2]
+    light = np.asarray(studio.ground, F) * (1 - upward) + np.asarray(studio.sky, F) * upward
+    for direction, color in studio.lamps:
+        light = light + np.maximum(normals @ np.asarray(direction, F), 0)[..., None] * np.asarray(color, F)
+    return light
+
+
 def photograph(
     mesh: trimesh.Trimesh,
     cameras: Cameras,
@@ -93,13 +102,11 @@ def photograph(
     encoded = render_mesh(mesh, cameras, background=None, supersample=supersample, shading="normals").numpy()
     normals = 2 * encoded[..., :3] - 1
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), F(1e-6))
-    upward = 0.5 + 0.5 * normals[..., 1:2]
-    light = np.asarray(studio.ground, F) * (1 - upward) + np.asarray(studio.sky, F) * upward
+    light = irradiance(studio, normals)
     shine = np.zeros_like(light)
     eyes = -cameras.world_to_camera.reshape(-1, 4, 4)[:, 2, :3].numpy().astype(F)[:, None, None]
     for direction, color in studio.lamps:
         toward = np.asarray(direction, F)
-        light = light + np.maximum(normals @ toward, 0)[..., None] * np.asarray(color, F)
         if studio.gloss:
             half = toward + eyes
             half /= np.linalg.norm(half, axis=-1, keepdims=True)

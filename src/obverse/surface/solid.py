@@ -4,6 +4,7 @@ Most modelled objects are neither watertight nor manifold: shells intersect, pan
 inside. Ray parity and winding numbers are undefined for them. What no camera outside can see into is not: a point is
 inside when it is hidden from every direction (depth carving; the visual-hull idea of Laurentini 1994 with depth maps
 instead of silhouettes). Closed cavities count as solid, open ones (a cup's) as empty; a single sheet has no inside.
+Objects stand on something: steep views from below are left out, so that a missing floor does not make them hollow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..render.triangles import rasterize
 
 F = np.float32
 FOV_DEG = 20.0  # a long lens: depth maps of nearly parallel rays
+LOWEST_DEG = -10.0  # elevation below which nobody looks
 
 
 def solid_grid(
@@ -40,7 +42,8 @@ def solid_grid(
         resolution: R, cells along each side of the box.
         low: corner of the box.
         high: the opposite corner.
-        directions: depth maps, spread evenly over the sphere; more of them see deeper into crevices.
+        directions: depth maps, spread evenly over the elevations from ``LOWEST_DEG`` up; more of them see deeper into
+            crevices.
         size: pixels along a side of each depth map.
 
     Returns:
@@ -67,11 +70,11 @@ def solid_grid(
 
 
 def outside_cameras(mesh: trimesh.Trimesh, *, count: int, size: int) -> Cameras:
-    """``count`` cameras on a sphere around a mesh (Fibonacci lattice), each seeing all of it in ``size`` pixels."""
+    """``count`` cameras around a mesh (Fibonacci lattice), from ``LOWEST_DEG`` up, each seeing all of it."""
     bounds = np.asarray(mesh.bounds, np.float64)
     center, radius = bounds.mean(0), float(np.linalg.norm(bounds[1] - bounds[0])) / 2
     turn = math.pi * (3 - math.sqrt(5)) * np.arange(count)
-    y = 1 - 2 * (np.arange(count) + 0.5) / count
+    y = 1 - (1 - math.sin(math.radians(LOWEST_DEG))) * (np.arange(count) + 0.5) / count
     across = np.sqrt(1 - y * y)
     directions = np.stack([across * np.sin(turn), y, across * np.cos(turn)], -1)
     distance = 1.05 * max(radius, 1e-9) / math.sin(math.radians(FOV_DEG / 2))
