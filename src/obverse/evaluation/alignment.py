@@ -124,6 +124,11 @@ def checked_points(points: NDArray, name: str) -> NDArray[np.float64]:
     return array
 
 
+def tree_of(points: NDArray) -> cKDTree:
+    """Tree of points [N, 3]; large leaves, because surfaces that lie apart make small ones slow."""
+    return cKDTree(points, leafsize=64)
+
+
 def nearest(tree: cKDTree, points: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distance [N] to, and number [N] of, the point of a tree nearest to each of points [N, 3]."""
     distance, index = tree.query(points, workers=numba.get_num_threads())
@@ -145,7 +150,7 @@ class _Pair:
     @classmethod
     def of(cls, source: NDArray, target: NDArray, *, scale: bool, rotate: bool) -> _Pair:
         soft = SOFT * float(np.linalg.norm(np.ptp(target, axis=0)))
-        return cls(source, target, cKDTree(source), cKDTree(target), soft, scale, rotate)
+        return cls(source, target, tree_of(source), tree_of(target), soft, scale, rotate)
 
     def step(self, current: Similarity) -> tuple[float, Similarity]:
         """The Chamfer distance under a map, and the map one step on."""

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ..errors import InputError
 from ..surface.solid import solid_grid
-from .alignment import How, checked_points, nearest
+from .alignment import How, checked_points, nearest, tree_of
 from .alignment import Similarity as Similarity
 from .alignment import align as align
 from .outside import SurfaceSamples as SurfaceSamples
@@ -198,7 +197,12 @@ class _Nearest:
     @classmethod
     def of(cls, a: NDArray, b: NDArray) -> _Nearest:
         a, b = checked_points(a, "result"), checked_points(b, "truth")
-        return cls(*nearest(cKDTree(b), a), *nearest(cKDTree(a), b))
+        tree_a, tree_b = tree_of(a), tree_of(b)
+        there, to, back, of = np.empty(len(a)), np.empty(len(a), np.int64), np.empty(len(b)), np.empty(len(b), np.int64)
+        in_a, in_b = tree_a.indices, tree_b.indices  # neighbours asked one after another find their answers in cache
+        there[in_a], to[in_a] = nearest(tree_b, a[in_a])
+        back[in_b], of[in_b] = nearest(tree_a, b[in_b])
+        return cls(there, to, back, of)
 
 
 def _chamfer(pairs: _Nearest) -> Chamfer:

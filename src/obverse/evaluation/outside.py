@@ -8,19 +8,22 @@ are drawn on the triangles and the depth maps decide, so that density follows ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import trimesh
 from numba import prange
 from numpy.typing import NDArray
 
+from ..cameras import Cameras, look_at, pinhole
 from ..errors import InputError
 from ..parallel import kernel
 from ..render.triangles import rasterize
-from ..surface.solid import outside_cameras
 from ..topology import face_normals, unique_rows, weld
 
+FOV_DEG = 20.0  # a long lens: nearly parallel rays
 GRAZING = 0.1  # cosine; a camera that sees a face at less than 6° says nothing about it
 SLACK = 0.25  # pixels a point may lie behind the plane of the face its pixel sees
 REACH = 2.0  # pixels that plane is trusted to fall behind the depth map
@@ -39,7 +42,7 @@ class SurfaceSamples:
 
 
 def outer_surface(
-    mesh: trimesh.Trimesh, *, points: int = 100_000, directions: int = 60, size: int = 448, seed: int = 0
+    mesh: trimesh.Trimesh, *, points: int = 100_000, directions: int = 60, size: int = 400, seed: int = 0
 ) -> SurfaceSamples:
     """Points spread evenly by area over the sides of a mesh that can be seen from outside.
 
@@ -47,7 +50,7 @@ def outer_surface(
     point. So a closed mesh gives points of its outside, a sheet seen from both sides gives points with both normals,
     and repeated triangles count once. Cameras stand on a Fibonacci lattice around the bounding sphere with a lens of
     20°, and see all of it. A point is seen when it lies at most ``SLACK`` = ¼ pixel behind the plane of the face that
-    its pixel sees, and that plane at most ``REACH`` = 2 pixels behind the depth there; a pixel is about 1/450 of the
+    its pixel sees, and that plane at most ``REACH`` = 2 pixels behind the depth there; a pixel is about 1/370 of the
     bounding sphere's diameter. Surface visible only below 6° to itself, or through gaps narrower than a pixel, is not
     counted.
 
@@ -71,9 +74,9 @@ def outer_surface(
     doubled = face_normals(vertices, faces)
     area = np.linalg.norm(doubled, axis=1)
     normals = doubled / np.maximum(area, 1e-300)[:, None]
-    cameras = outside_cameras(mesh, count=directions, size=size)
+    cameras = _all_around(mesh, count=directions, size=size)
     seen = rasterize(vertices, faces, cameras)
-    pixel = float(np.linalg.norm(np.ptp(vertices[faces.ravel()], axis=0))) * 1.05 / size
+    pixel = float(np.linalg.norm(np.ptp(vertices[faces.ravel()], axis=0))) * 1.07 / size
     views = (cameras.positions.numpy(), cameras.projections.numpy(), seen.face, seen.depth, pixel)
 
     rng = np.random.default_rng(seed)
@@ -110,6 +113,19 @@ def sound(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     if not solid.any():
         raise InputError(f"none of the {len(faces)} faces has an area, so there is no surface to measure; check them")
     return trimesh.Trimesh(vertices, faces[solid], process=False)
+
+
+def _all_around(mesh: trimesh.Trimesh, *, count: int, size: int) -> Cameras:
+    """``count`` cameras on a sphere around a mesh (Fibonacci lattice), each seeing all of it."""
+    bounds = np.asarray(mesh.bounds, np.float64)
+    center, radius = bounds.mean(0), float(np.linalg.norm(bounds[1] - bounds[0])) / 2
+    turn = math.pi * (3 - math.sqrt(5)) * np.arange(count)
+    y = 1 - 2 * (np.arange(count) + 0.5) / count
+    across = np.sqrt(1 - y * y)
+    distance = 1.05 * radius / math.sin(math.radians(FOV_DEG / 2))
+    positions = torch.from_numpy(center + distance * np.stack([across * np.sin(turn), y, across * np.cos(turn)], -1))
+    lens = pinhole(FOV_DEG, size, size).double().expand(count, 3, 3)
+    return Cameras(look_at(positions, torch.from_numpy(center)), lens, size, size)
 
 
 def _distinct(mesh: trimesh.Trimesh) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
