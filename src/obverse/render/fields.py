@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -39,6 +39,19 @@ class Field(Protocol):
 
     def color(self, points: Tensor) -> Tensor:
         """World points [N, 3] → sRGB-encoded colour [N, 3] in 0–1, meant at the surface."""
+        ...
+
+
+@runtime_checkable
+class SampledOnGrids(Protocol):
+    """A Field that answers faster at the samples of a regular grid than at points anywhere."""
+
+    def on_grid(self, low: Sequence[float], step: float, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """Prepare the grid whose sample [i, j, k] lies at ``low + step · (i, j, k)``.
+
+        Returns:
+            A function from indices [n, 3] (int64) to values [n] like those of ``insideness``.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import InputError, UsageError
 from ..parallel import kernel
-from ..render.fields import Field, insideness
+from ..render.fields import Field, SampledOnGrids, insideness
 from ..topology import components, drop_unused
 from .nets import surface_nets
 
@@ -68,7 +70,7 @@ def extract(
     """
     _check_options(resolution, mode, chunk, min_component)
     grid = _Grid.over(field, resolution)
-    query = _Query(field, grid, chunk)
+    query = _Query(field, grid, chunk, _asker(field, grid))
     volume, evaluated = _sample_dense(query) if mode == "dense" else _sample_sparse(query)
     clipped = _check_filled(volume, field)
     vertices, faces = surface_nets(volume)
@@ -127,6 +129,7 @@ class _Query:
     field: Field
     grid: _Grid
     chunk: int
+    ask: Callable[[NDArray[np.int64]], Tensor]
 
     def __call__(self, flat: NDArray[np.int64]) -> NDArray[np.float32]:
         """Flat sample numbers [n] → insideness [n], float32."""
@@ -135,16 +138,24 @@ class _Query:
             for start in range(0, len(flat), self.chunk):
                 part = flat[start : start + self.chunk]
                 index = np.stack(np.unravel_index(part, self.grid.shape), axis=1)
-                points = torch.from_numpy((self.grid.low + self.grid.step * index).astype(np.float32))
-                answer = insideness(self.field, points).detach().to("cpu", torch.float32).reshape(-1)
+                answer = self.ask(index).detach().to("cpu", torch.float32).reshape(-1)
                 if torch.isnan(answer).any():
-                    where = points[int(torch.isnan(answer).nonzero()[0, 0])].tolist()
+                    where = (self.grid.low + self.grid.step * index[int(torch.isnan(answer).nonzero()[0, 0])]).tolist()
                     raise InputError(
                         f"the field answers NaN at {[round(x, 4) for x in where]}, but every value must be a number; "
                         "check the weights it was made with, or replace NaN by a value outside the solid"
                     )
                 values[start : start + len(part)] = answer.clamp(-1e29, 1e29).numpy()
         return values
+
+
+def _asker(field: Field, grid: _Grid) -> Callable[[NDArray[np.int64]], Tensor]:
+    """How a field is asked for its insideness at sample indices [n, 3]: by a way of its own, if it has one."""
+    if isinstance(field, SampledOnGrids):
+        with torch.no_grad():
+            own = field.on_grid(grid.low.tolist(), grid.step, grid.shape)
+        return lambda index: own(torch.from_numpy(index))
+    return lambda index: insideness(field, torch.from_numpy((grid.low + grid.step * index).astype(np.float32)))
 
 
 def _sample_dense(query: _Query) -> tuple[NDArray[np.float32], float]:
