@@ -3,16 +3,17 @@
 3D Gaussians are projected to 2D ones by a first-order expansion of the perspective (EWA splatting: Zwicker et al.
 2001) and composited front to back in the display's own colour space (Kerbl et al. 2023). ``render_plain`` is the
 reference: it follows the papers' equations, is differentiable and runs on any device in any precision. ``render``
-takes it unless the tensors are float32 on the CPU; then the compiled renderer of ``splats_cpu`` gives the same image
-and the same gradients much faster.
+takes it unless the tensors are float32 on the CPU, for which ``splats_cpu`` is compiled, or on a GPU that Triton
+compiles for, which is what ``splats_gpu`` is for: the same image and the same gradients, sooner.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..cameras import Cameras, background_for
-from ..errors import InputError
+from ..errors import InputError, MissingPackageError, need
 from ..gaussians import SH_C0, Gaussians, evaluate_sh, rotation_matrices
 
 LOW_PASS = 0.3  # px², added to the projected covariance, so that no splat is thinner than a pixel can show
@@ -68,6 +69,17 @@ class Rendering:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What is not differentiable about a view."""
+
+    width: int
+    height: int
+    near: float
+    far: float
+    antialiased: bool
+
+
+@dataclass(frozen=True)
 class Projected:
     """M Gaussians as one camera sees them, nearest first."""
 
@@ -103,20 +115,18 @@ def render(
     Raises:
         InputError: the Gaussians have batch axes, near and far are out of order, or the background does not fit.
     """
-    tensors = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
-    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors):
+    render_views = _compiled(gaussians)
+    if render_views is None:
         return render_plain(gaussians, cameras, background=background, near=near, far=far, antialiased=antialiased)
-    from .splats_cpu import Options, render_views  # compiled kernels load only when used
-
     _check(gaussians, near, far)
     paper = background_for(cameras, background, gaussians.means)
     options = Options(cameras.width, cameras.height, near, far, antialiased)
-    color, alpha, depth, screen = render_views(gaussians, *_matrices(gaussians, cameras), paper, options)
+    color, alpha, depth, statistics = render_views(gaussians, *_matrices(gaussians, cameras), paper, options)
 
     def normal() -> Tensor:
         return _normals(gaussians, cameras, near=near, far=far, antialiased=antialiased)
 
-    return Rendering(color, alpha, depth, ScreenStatistics(screen.radii, screen.center_gradients), normal)
+    return Rendering(color, alpha, depth, statistics, normal)
 
 
 def render_plain(
@@ -266,6 +276,31 @@ def _composite_view(splats: Projected, width: int, height: int) -> tuple[Tensor,
         rows.append(torch.cat(row, 1))
     image = torch.cat(rows, 0)
     return image[..., :3], image[..., 3], image[..., 4]
+
+
+def _compiled(gaussians: Gaussians) -> Any:
+    """``render_views`` of the back end for these Gaussians, loaded when first used; None if there is none."""
+    tensors = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    if not all(t.dtype == torch.float32 for t in tensors):
+        return None
+    if all(t.is_cpu for t in tensors):
+        from . import splats_cpu
+
+        return splats_cpu.render_views
+    return _triton_views() if all(t.is_cuda or t.is_xpu for t in tensors) else None
+
+
+@cache
+def _triton_views() -> Any:
+    """``splats_gpu.render_views``, or None and a warning, once, where Triton is missing."""
+    try:
+        need("triton", extra="gpu", purpose="rendering splats fast on a GPU")
+    except MissingPackageError as error:
+        warnings.warn(f"{error}; until then the plain renderer is used, which is much slower", stacklevel=4)
+        return None
+    from . import splats_gpu
+
+    return splats_gpu.render_views
 
 
 def _watch(splats: Projected, statistics: ScreenStatistics, view: int) -> None:

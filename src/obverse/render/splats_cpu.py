@@ -14,7 +14,6 @@ image nor gradients depend on the thread count.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -39,6 +38,7 @@ from .splat_kernels import (
     order_by_depth,
     project,
 )
+from .splats import Options, ScreenStatistics
 
 INSTANCES = 4_000_000  # views × Gaussians projected at once; more views are rendered in several batches
 RUNS = 16  # of neighbouring tiles, per worker
@@ -46,28 +46,9 @@ TILE_COST = 16  # pairs that take as long as reading and writing a tile's pixels
 CHUNK_LENGTH = 1024  # fewest Gaussians worth a chunk of their own when lists are dealt
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is not differentiable about a view."""
-
-    width: int
-    height: int
-    near: float
-    far: float
-    antialiased: bool
-
-
-@dataclass(frozen=True)
-class Screen:
-    """What densification wants to know, filled by the forward and the backward pass."""
-
-    radii: Tensor  # float32 [V, N]
-    center_gradients: Tensor  # float32 [V, N]
-
-
 def render_views(
     gaussians: Gaussians, world_to_camera: Tensor, intrinsics: Tensor, paper: Tensor, options: Options
-) -> tuple[Tensor, Tensor, Tensor, Screen]:
+) -> tuple[Tensor, Tensor, Tensor, ScreenStatistics]:
     """V views: colour over ``paper`` [V, H, W, 3], alpha [V, H, W], mean depth [V, H, W], and what the screen saw.
 
     Args:
@@ -80,13 +61,13 @@ def render_views(
     views, count = len(world_to_camera), len(gaussians)
     paper = paper.reshape((1,) * (4 - paper.ndim) + tuple(paper.shape))
     paper = paper.expand(*paper.shape[:-1], 3)
-    screen = Screen(torch.zeros(views, count), torch.zeros(views, count))
+    screen = ScreenStatistics(torch.zeros(views, count), torch.zeros(views, count))
     parts = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     batch = max(1, INSTANCES // max(1, count))
     images = []
     for start in range(0, views, batch):
         some = slice(start, start + batch)
-        seen = Screen(screen.radii[some], screen.center_gradients[some])
+        seen = ScreenStatistics(screen.radii[some], screen.center_gradients[some])
         behind = paper[some] if len(paper) > 1 else paper
         images.append(_Splats.apply(*parts, world_to_camera[some], intrinsics[some], behind, options, seen))
     color, alpha, depth = images[0] if len(images) == 1 else (torch.cat(part) for part in zip(*images, strict=True))
@@ -99,7 +80,7 @@ class _Splats(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor,
-        world_to_camera: Tensor, intrinsics: Tensor, paper: Tensor, options: Options, screen: Screen,
+        world_to_camera: Tensor, intrinsics: Tensor, paper: Tensor, options: Options, screen: ScreenStatistics,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         parts = (means, quats, scales, opacities, sh)
         scene = _scene(parts, world_to_camera, intrinsics, options)
