@@ -23,18 +23,35 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         InputError: the images differ in shape or are smaller than the window, 11 pixels.
     """
+    return ssim_maps(a, b)[0].flatten(-3).mean(-1)
+
+
+def ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Structural similarity around each pixel, and its factor of contrast and structure alone (without luminance).
+
+    Args:
+        a: images [..., H, W, C] in 0–1.
+        b: images of the same shape.
+
+    Returns:
+        Two of [..., C, H − 10, W − 10], for the windows wholly inside.
+
+    Raises:
+        InputError: the images differ in shape or are smaller than the window, 11 pixels.
+    """
     if a.shape != b.shape or a.ndim < 3 or min(a.shape[-3:-1]) < WINDOW:
         raise InputError(
             f"SSIM compares images of one shape [..., H, W, C] of at least {WINDOW} pixels a side, got "
             f"{list(a.shape)} and {list(b.shape)}; resize them"
         )
-    batch, (height, width) = a.shape[:-3], a.shape[-3:-1]
+    batch, (height, width, channels) = a.shape[:-3], a.shape[-3:]
     x, y = (t.movedim(-1, -3).reshape(1, -1, height, width) for t in (a, b))
     mean_x, mean_y, xx, yy, xy = _Blur.apply(torch.cat([x, y, x * x, y * y, x * y], 1)).chunk(5, 1)
     cross = mean_x * mean_y
     square = mean_x * mean_x + mean_y * mean_y
-    similarity = (2 * cross + C1) * (2 * (xy - cross) + C2) / ((square + C1) * (xx + yy - square + C2))
-    return similarity.reshape(*batch, -1).mean(-1)
+    contrast = (2 * (xy - cross) + C2) / (xx + yy - square + C2)
+    shape = (*batch, channels, *contrast.shape[-2:])
+    return ((2 * cross + C1) / (square + C1) * contrast).reshape(shape), contrast.reshape(shape)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
