@@ -1,0 +1,320 @@
+"""The model in the wheel: one photo → the solid in its own viewing frustum. Trained by us; nothing to download.
+
+The photo's pixels are the columns of a box of cells; a network says for each cell whether the object fills it, and
+what colour the surface has there. Nothing depends on the focal length or the distance, which one photo does not tell.
+The outline is the photo's own at full resolution, and no column inside it may be empty: where the network is unsure
+of the depth, its most likely cells are filled up to the thickness it expects (``column_thresholds``).
+
+Patches of 4 × 4 pixels go through residual convolutions at a quarter and an eighth of the resolution and transformer
+blocks at a sixteenth (He et al. 2016; Dosovitskiy et al. 2021; joined by skips as in the U-Net of Ronneberger et al.
+2015), and come back as columns at half of it. ``obverse train embedded`` makes the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from ..cameras import Cameras
+
+OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
+THRESHOLD_BLUR = 1.0  # columns
+CELL_BLUR = 0.8  # half cells
+MARGIN = 0.5  # by which the fullest cell of a column exceeds its threshold
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the network."""
+
+    photo: int = 128  # pixels along a side of the crop
+    columns: int = 64  # columns along a side: half the pixels
+    depths: int = 64  # cells of a column
+    slices: int = 6  # depths at which colour is predicted
+    width: int = 128  # channels at a quarter of the resolution
+    blocks: int = 3  # residual blocks there, on the way down and again on the way up
+    middle: int = 256  # channels at an eighth
+    middle_blocks: int = 2
+    deep: int = 384  # channels at a sixteenth, where every patch sees every other
+    layers: int = 5
+    heads: int = 6
+    fine: int = 80  # channels at half the resolution
+
+
+INPUTS = 7  # premultiplied red, green, blue; alpha; distance to the outline; right; down
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about B photos."""
+
+    occupancy: Tensor  # [B, depths, columns, columns] logits, from near to far
+    colors: Tensor  # [B, 3, slices, columns, columns] 0–1, sRGB-encoded
+    elevation: Tensor  # [B] of the camera over the object's own horizon, degrees
+
+
+class Network(nn.Module):
+    """[B, INPUTS, photo, photo] → Prediction."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = c = config or Config()
+        self.patches = nn.Conv2d(16 * INPUTS, c.width, 1)
+        self.down = nn.ModuleList(Residual(c.width) for _ in range(c.blocks))
+        self.shrink = nn.Conv2d(4 * c.width, c.middle, 1)
+        self.middle_down = nn.ModuleList(Residual(c.middle) for _ in range(c.middle_blocks))
+        self.shrink_more = nn.Conv2d(4 * c.middle, c.deep, 1)
+        self.position = nn.Parameter(torch.randn(1, (c.photo // 16) ** 2, c.deep) * 0.02)
+        self.layers = nn.ModuleList(Layer(c.deep, c.heads) for _ in range(c.layers))
+        self.pose = nn.Sequential(nn.LayerNorm(c.deep), nn.Linear(c.deep, 64), nn.SiLU(), nn.Linear(64, 1))
+        self.grow_more = nn.Conv2d(c.deep, 4 * c.middle, 1)
+        self.middle_up = nn.ModuleList(Residual(c.middle) for _ in range(c.middle_blocks))
+        self.grow = nn.Conv2d(c.middle, 4 * c.width, 1)
+        self.up = nn.ModuleList(Residual(c.width) for _ in range(c.blocks))
+        self.split = nn.Conv2d(c.width, 4 * c.fine, 1)
+        self.detail = nn.Conv2d(4 * INPUTS, c.fine, 1)
+        self.fine = Residual(c.fine)
+        self.out = nn.Conv2d(c.fine, c.depths + 3 * c.slices, 1)
+
+    def forward(self, photo: Tensor) -> Prediction:
+        """Photos [B, INPUTS, photo, photo] → Prediction."""
+        c = self.config
+        x = self.patches(f.pixel_unshuffle(photo, 4))
+        for block in self.down:
+            x = block(x)
+        y = self.shrink(f.pixel_unshuffle(x, 2))
+        for block in self.middle_down:
+            y = block(y)
+        deep = self.shrink_more(f.pixel_unshuffle(y, 2))
+        tokens = deep.flatten(2).transpose(1, 2) + self.position
+        for layer in self.layers:
+            tokens = layer(tokens)
+        elevation = 15 + 10 * self.pose(tokens.mean(1))[:, 0].float()
+        deep = tokens.transpose(1, 2).reshape(deep.shape)
+        y = y + f.pixel_shuffle(self.grow_more(deep), 2)
+        for block in self.middle_up:
+            y = block(y)
+        x = x + f.pixel_shuffle(self.grow(y), 2)
+        for block in self.up:
+            x = block(x)
+        z = f.pixel_shuffle(self.split(x), 2) + self.detail(f.pixel_unshuffle(photo, 2))
+        out = self.out(self.fine(z))
+        colors = out[:, c.depths :].reshape(-1, 3, c.slices, c.columns, c.columns)
+        return Prediction(out[:, : c.depths], colors.sigmoid(), elevation)
+
+
+class Residual(nn.Module):
+    """Two 3 × 3 convolutions around a normalisation, added to their input; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(width // 16, width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] → the same."""
+        return x + self.second(f.silu(self.norm(self.first(x))))
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer block (Xiong et al. 2020)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        for last in (self.mix, self.mlp[2]):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, width] → the same."""
+        batch, count, width = x.shape
+        qkv = self.qkv(self.before_attention(x)).reshape(batch, count, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attention = (q * (width // self.heads) ** -0.5 @ k.transpose(-1, -2)).softmax(-1)  # small: nothing to fuse
+        mixed = (attention.to(v) @ v).transpose(1, 2).reshape(batch, count, width)
+        x = x + self.mix(mixed)
+        return x + self.mlp(self.before_mlp(x))
+
+
+def network_input(rgba: np.ndarray) -> np.ndarray:
+    """A crop [S, S, 4], straight alpha → [INPUTS, S, S]: what the network sees, centred around zero where it is known.
+
+    The distance to the outline is that to the nearest pixel outside, in half sides of the crop.
+    """
+    side = len(rgba)
+    alpha = rgba[..., 3]
+    solid = (alpha > 0.5).astype(np.uint8)
+    distance = cv2.distanceTransform(solid, cv2.DIST_L2, 5) * (8 / side)
+    axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
+    right, down = np.broadcast_to(axis, (side, side)), np.broadcast_to(axis[:, None], (side, side))
+    color = (2 * rgba[..., :3] - 1) * alpha[..., None]
+    return np.concatenate([color.transpose(2, 0, 1), [alpha, distance, right, down]]).astype(np.float32)
+
+
+def column_thresholds(logits: Tensor) -> Tensor:
+    """The value per column at which as many of its cells are full as the network expects to be, and at least one.
+
+    Args:
+        logits: [..., D, H, W] from near to far.
+
+    Returns:
+        [..., 1, H, W]: midway between the last cell that is full and the first that is not.
+    """
+    expected = logits.sigmoid().sum(-3, keepdim=True).round().long().clamp(1, logits.shape[-3] - 1)
+    ordered = logits.sort(-3, descending=True).values
+    return (ordered.gather(-3, expected - 1) + ordered.gather(-3, expected)) / 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Photo → field
+
+
+def predict(network: Network, rgba: np.ndarray) -> tuple[Tensor, Tensor, float]:
+    """A crop [photo, photo, 4] → logits [D, C, C], colours [3, S, C, C], elevation in degrees.
+
+    The mean over the photo and its mirror image, which the network answers almost independently.
+    """
+    device = next(network.parameters()).device
+    both = torch.from_numpy(np.stack([network_input(rgba), network_input(rgba[:, ::-1])])).to(device)
+    with torch.no_grad():
+        said = network(both)
+    logits = (said.occupancy[0] + said.occupancy[1].flip(-1)).float().cpu() / 2
+    colors = (said.colors[0] + said.colors[1].flip(-1)).float().cpu() / 2
+    return logits, colors, float(said.elevation.mean())
+
+
+def frustum_field(logits: Tensor, colors: Tensor, rgba: np.ndarray, camera: Cameras) -> FrustumField:
+    """Cells → a solid with the photo's outline.
+
+    Args:
+        logits: [D, C, C].
+        colors: [3, S, C, C].
+        rgba: the crop [G, G, 4] at the resolution its outline is wanted at.
+        camera: sees the crop; the frustum's middle is at its distance from the origin.
+    """
+    columns = logits.shape[-1]
+    alpha = rgba[..., 3]
+    solid = alpha > 0.5
+    inside = torch.from_numpy(cv2.resize(alpha, (columns, columns), interpolation=cv2.INTER_AREA) > 0.5)
+    values = _within_columns(logits, inside)
+    outline = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    outline = ndimage.gaussian_filter(outline.astype(np.float32), 0.7) * (2 / len(rgba))
+    distance = float(camera.positions.norm())
+    half = distance * camera.width / 2 / float(camera.intrinsics[0, 0])
+    nearest = _nearest(inside.numpy())
+    field = FrustumField(
+        values=values,
+        colors=colors[..., nearest[0], nearest[1]].clamp(0, 1),
+        outline=torch.from_numpy(outline),
+        camera=camera,
+        middle=distance,
+        half=half,
+        bounds=((-1.0,) * 3, (1.0,) * 3),
+    )
+    return replace(field, bounds=_occupied(field))
+
+
+@dataclass(frozen=True)
+class FrustumField:
+    """A solid in the frustum of a photo: full where both the cells and the photo's outline say so."""
+
+    values: Tensor  # [D, C, C] positive where full, near to far, rows of the photo
+    colors: Tensor  # [3, S, C, C] sRGB-encoded
+    outline: Tensor  # [G, G] distance to the photo's outline in half sides of the crop, positive inside
+    camera: Cameras  # sees the crop
+    middle: float  # depth of the frustum's middle
+    half: float  # half its extent in depth
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
+    kind: Literal["density", "sdf"] = "density"
+    level: float = 0.0
+
+    def density_or_sdf(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → values [N], positive inside."""
+        place = self._place(points)
+        cells = _lookup(self.values[None], place)[:, 0]
+        edge = f.grid_sample(
+            self.outline[None, None], place[None, None, :, :2], align_corners=False, padding_mode="border"
+        )
+        value = torch.minimum(cells, OUTLINE_GAIN * edge[0, 0, 0])
+        return torch.where((place.abs() <= 1).all(-1), value, value.clamp_max(-1.0))
+
+    def color(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → sRGB-encoded colour [N, 3] in 0–1."""
+        return _lookup(self.colors, self._place(points)).clamp(0, 1)
+
+    def _place(self, points: Tensor) -> Tensor:
+        """World points [N, 3] → right, down, away in −1…1 of the frustum [N, 3]."""
+        pixels, depth = self.camera.project(points)
+        size = torch.tensor([self.camera.width, self.camera.height]).to(points)
+        return torch.cat([2 * pixels / size - 1, ((depth - self.middle) / self.half)[:, None]], -1)
+
+
+def _lookup(volume: Tensor, place: Tensor) -> Tensor:
+    """Channels [K, D, H, W] at places [N, 3] in −1…1 → [N, K], trilinear."""
+    return f.grid_sample(volume[None], place[None, None, None], align_corners=False, padding_mode="border")[
+        0, :, 0, 0
+    ].T
+
+
+def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
+    """Logits [D, C, C] less each column's threshold, smoothed, carried on outwards from the outline → twice as fine.
+
+    The thresholds are averaged over neighbours inside the outline, so that the surface is as smooth as the network's
+    opinion, but never so high that a column is left empty.
+    """
+    nearest = _nearest(inside.numpy())
+    threshold = column_thresholds(logits)[0]
+    mask = inside.float()
+    weight = _blurred(mask, THRESHOLD_BLUR).clamp_min(1e-6)
+    smooth = _blurred(threshold * mask, THRESHOLD_BLUR) / weight
+    smooth = torch.minimum(smooth, logits.max(0).values - MARGIN)
+    values = ((logits - smooth).clamp(-6, 6) / 2).tanh() * 2
+    values = values[:, nearest[0], nearest[1]]
+    finer = f.interpolate(values[None, None], scale_factor=2.0, mode="trilinear", align_corners=False)[0, 0]
+    return torch.from_numpy(ndimage.gaussian_filter(finer.numpy(), CELL_BLUR, mode="nearest"))
+
+
+def _nearest(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column [C, C] of the nearest place inside the mask."""
+    if not inside.any():
+        inside = np.ones_like(inside)
+    rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    return rows, columns
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of an image [H, W], zero beyond its border."""
+    return torch.from_numpy(ndimage.gaussian_filter(image.numpy(), sigma, mode="constant"))
+
+
+def _occupied(field: FrustumField) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """A box around the cells that are full, in the world."""
+    depths, rows, columns = field.values.shape
+    full = torch.nonzero(field.values > -1.5)
+    counts = torch.tensor([columns, rows, depths])
+    place = (2 * full.flip(-1) + 1) / counts - 1
+    edge = f.grid_sample(field.outline[None, None], place[None, None, :, :2], align_corners=False)[0, 0, 0]
+    place = place[edge > -4 / columns]
+    depth = field.middle + field.half * place[:, 2]
+    pixels = (place[:, :2] + 1) / 2 * torch.tensor([field.camera.width, field.camera.height])
+    rays = torch.cat([pixels, torch.ones(len(pixels), 1)], -1) @ torch.linalg.inv(field.camera.intrinsics).T
+    local = rays * depth[:, None] - field.camera.world_to_camera[:3, 3]
+    world = local @ field.camera.world_to_camera[:3, :3]
+    low, high = world.min(0).values, world.max(0).values
+    margin = 3 * field.half / columns
+    return tuple((low - margin).tolist()), tuple((high + margin).tolist())  # type: ignore[return-value]

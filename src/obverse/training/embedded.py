@@ -1,0 +1,196 @@
+"""Training of the embedded model: prepared photographs, batches, loss and validation (``feedforward/embedded.py``)."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from ..errors import InputError
+from ..feedforward.embedded import network_input
+from .loop import Batch, Losses
+from .renders import photographs, study
+
+FIELDS = ("rgba", "occupancy", "points", "colors", "elevation_deg")
+
+
+def prepare(mesh: Callable[[], trimesh.Trimesh], name: str, folder: str | Path, *, views: int) -> Path:
+    """Photograph one object into ``folder/name.npz``, unless it is there already.
+
+    Args:
+        mesh: gives the normalised object.
+        name: identifier; decides the views.
+        folder: where.
+        views: photographs to take.
+    """
+    path = Path(folder) / f"{name}.npz"
+    if path.exists():
+        return path
+    seed = zlib.crc32(name.encode())
+    samples = photographs(study(mesh(), seed=seed), count=views, seed=seed)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
+    np.savez(hidden, **{field: getattr(samples, field) for field in FIELDS})
+    hidden.replace(path)
+    return path
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Prepared photographs in memory."""
+
+    arrays: dict[str, np.ndarray]  # each [N, ...]
+    starts: np.ndarray  # int [O + 1]: object i owns rows starts[i] to starts[i + 1]
+    shares: np.ndarray  # float [O]: how often object i is drawn; sums to 1
+
+    def __len__(self) -> int:
+        return len(self.arrays["rgba"])
+
+
+def collect(paths: Sequence[Path], weights: Sequence[float]) -> Collection:
+    """Read prepared files, each drawn in proportion to its weight.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not paths:
+        raise InputError("no prepared photographs were found; prepare some objects first")
+    parts: dict[str, list[np.ndarray]] = {field: [] for field in FIELDS}
+    counts = []
+    for path in paths:
+        with np.load(path) as stored:
+            for field in FIELDS:
+                parts[field].append(stored[field])
+        counts.append(len(parts["rgba"][-1]))
+    arrays = {}
+    for field in FIELDS:
+        arrays[field] = np.concatenate(parts.pop(field))
+    shares = np.asarray(weights, np.float64)
+    return Collection(arrays, np.concatenate([[0], np.cumsum(counts)]), shares / shares.sum())
+
+
+def batches(collection: Collection, *, size: int, seed: int) -> Callable[[int], Batch]:
+    """Step → a batch of ``size`` photographs, each mirrored or not, with jittered colours; decided by the seed."""
+
+    def batch(step: int) -> Batch:
+        rng = np.random.default_rng([seed, step])
+        objects = rng.choice(len(collection.shares), size=size, p=collection.shares)
+        rows = rng.integers(collection.starts[objects], collection.starts[objects + 1])
+        return gather(collection, rows, rng)
+
+    return batch
+
+
+def gather(collection: Collection, rows: np.ndarray, rng: np.random.Generator | None) -> Batch:
+    """Rows [B] of a collection as tensors; mirrored and recoloured at random if ``rng`` is given."""
+    arrays = {field: collection.arrays[field][rows] for field in FIELDS}
+    rgba = arrays["rgba"].astype(np.float32) / 255
+    colors = arrays["colors"].astype(np.float32) / 255
+    points = arrays["points"].astype(np.float32)
+    occupancy = arrays["occupancy"]
+    if rng is not None:
+        mirrored = rng.random(len(rows)) < 0.5
+        rgba[mirrored] = rgba[mirrored, :, ::-1]
+        occupancy[mirrored] = occupancy[mirrored, :, ::-1]
+        points[mirrored, :, 0] *= -1
+        for i in range(len(rows)):
+            gain, power, mix = _recolouring(rng)
+            rgba[i, ..., :3] = np.clip(rgba[i, ..., :3] @ mix, 0, 1) ** power * gain
+            colors[i] = np.clip(colors[i] @ mix, 0, 1) ** power * gain
+    photos = np.stack([network_input(np.clip(image, 0, 1)) for image in rgba])
+    bits = np.unpackbits(occupancy, axis=-1, bitorder="little")
+    return {
+        "photo": torch.from_numpy(photos),
+        "occupancy": torch.from_numpy(np.ascontiguousarray(bits.transpose(0, 3, 1, 2))),
+        "points": torch.from_numpy(points),
+        "colors": torch.from_numpy(np.clip(colors, 0, 1)),
+        "elevation_deg": torch.from_numpy(arrays["elevation_deg"]),
+    }
+
+
+def _recolouring(rng: np.random.Generator) -> tuple[float, float, np.ndarray]:
+    """Gain, power and mixing matrix [3, 3] (rows sum to one) of a random change of colours, shared by all pixels."""
+    mix = np.eye(3)
+    if rng.random() < 0.5:
+        mix = mix[rng.permutation(3)]  # any hue becomes another
+    grey = rng.uniform(0, 0.6)
+    mix = (1 - grey) * mix + grey / 3
+    return float(rng.uniform(0.75, 1.15)), float(rng.uniform(0.8, 1.25)), mix.astype(np.float32)
+
+
+def loss(network: nn.Module, batch: Batch) -> Losses:
+    """Cross-entropy and Dice (Milletari et al. 2016) of the cells inside the outline, colours, elevation."""
+    predicted = network(batch["photo"])
+    logits, truth = predicted.occupancy.float(), batch["occupancy"].float()
+    inside = truth.amax(1, keepdim=True)
+    count = inside.sum((1, 2, 3)).clamp_min(1) * truth.shape[1]
+    entropy = f.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    cells = ((entropy * inside).sum((1, 2, 3)) / count).mean()
+    share = logits.sigmoid() * inside
+    overlap = 2 * (share * truth).sum((1, 2, 3))
+    dice = (1 - overlap / (share.square().sum((1, 2, 3)) + truth.sum((1, 2, 3))).clamp_min(1)).mean()
+    color = (sample_colors(predicted.colors.float(), batch["points"]) - batch["colors"]).abs().mean()
+    known = batch["elevation_deg"].isfinite()
+    wrong = predicted.elevation - batch["elevation_deg"].nan_to_num()
+    tilt = (
+        f.smooth_l1_loss(wrong / 10, torch.zeros_like(wrong), reduction="none") * known
+    ).sum() / known.sum().clamp_min(1)
+    total = cells + 0.5 * dice + 0.7 * color + 0.03 * tilt
+    return {
+        "loss": total,
+        "cells": cells.detach(),
+        "dice": dice.detach(),
+        "color": color.detach(),
+        "tilt": tilt.detach(),
+    }
+
+
+def sample_colors(colors: Tensor, points: Tensor) -> Tensor:
+    """Colour volumes [B, 3, S, H, W] at frustum points [B, N, 3] (right, down, away in −1…1) → [B, N, 3]."""
+    grid = points[:, None, None]
+    found = f.grid_sample(colors, grid, padding_mode="border", align_corners=False)
+    return found[:, :, 0, 0].transpose(1, 2)
+
+
+@torch.no_grad()
+def validation(
+    collection: Collection, *, count: int = 256, seed: int = 0, size: int = 32
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A function that measures a network on ``count`` photographs, one object after the other.
+
+    It gives ``iou``: mean over photographs of the volume IoU in the frustum at a threshold of ½; ``iou_filled`` with
+    thresholds by column; ``color``: mean absolute error; ``elevation_deg``: mean absolute error.
+    """
+    from ..feedforward.embedded import column_thresholds
+
+    rng = np.random.default_rng(seed)
+    objects = np.arange(count) % len(collection.shares)
+    rows = rng.integers(collection.starts[objects], collection.starts[objects + 1])
+    prepared = [gather(collection, rows[i : i + size], None) for i in range(0, count, size)]
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        device = next(network.parameters()).device
+        sums: dict[str, list[Tensor]] = {"iou": [], "iou_filled": [], "color": [], "elevation_deg": []}
+        for part in prepared:
+            batch = {k: v.to(device) for k, v in part.items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16), torch.no_grad():
+                predicted = network(batch["photo"])
+            logits, truth = predicted.occupancy.float(), batch["occupancy"].bool()
+            inside = truth.any(1, keepdim=True)
+            for name, threshold in (("iou", 0.0), ("iou_filled", column_thresholds(logits))):
+                mine = (logits > threshold) & inside
+                sums[name].append((mine & truth).sum((1, 2, 3)) / (mine | truth).sum((1, 2, 3)).clamp_min(1))
+            error = sample_colors(predicted.colors.float(), batch["points"]) - batch["colors"]
+            sums["color"].append(error.abs().mean((1, 2)))
+            tilt = (predicted.elevation - batch["elevation_deg"]).abs()
+            sums["elevation_deg"].append(tilt[tilt.isfinite()])
+        return {f"val_{k}": round(float(torch.cat(v).mean()), 4) for k, v in sums.items()}
+
+    return validate

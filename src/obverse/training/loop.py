@@ -1,0 +1,187 @@
+"""The training loop: any network, any loss, any source of batches; averaged weights, resuming, curves.
+
+The state after N steps depends on the seed and N only, so a run in pieces is as good as one long run; on a CPU, with
+the same number of threads, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn. A run lasts ``steps``, or ``minutes`` of training time where steps is None."""
+
+    steps: int | None = 10_000
+    minutes: float | None = None
+    rate: float = 4e-4  # of AdamW, after the warm-up
+    warm_up: int = 200  # steps over which the rate rises
+    cool_down: float = 0.3  # last share of the run, over which the rate falls to nothing (Zhai et al. 2022)
+    weight_decay: float = 0.02
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999  # share of the averaged weights that a step keeps, once the run is long enough
+    save_every: int = 200  # steps between checkpoints
+    check_every: int = 1000  # steps between validations
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError(
+                f"steps is {self.steps} and minutes is {self.minutes}; give one of the two, the other None"
+            )
+
+    def rate_at(self, step: int, seconds: float) -> float:
+        """Learning rate of a step that begins after ``seconds`` of training."""
+        done = step / self.steps if self.steps else seconds / (60 * (self.minutes or 1))
+        rise = min(1.0, (step + 1) / max(self.warm_up, 1))
+        fall = min(1.0, max(0.0, (1 - done) / max(self.cool_down, 1e-9)))
+        return self.rate * rise * fall
+
+    def over(self, step: int, seconds: float) -> bool:
+        """Whether the run has ended."""
+        return step >= self.steps if self.steps is not None else seconds >= 60 * (self.minutes or 0)
+
+
+@dataclass
+class State:
+    """Everything a run carries from step to step."""
+
+    network: nn.Module
+    averaged: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    network: nn.Module,
+    batch: Callable[[int], Batch],
+    loss: Callable[[nn.Module, Batch], Losses],
+    *,
+    schedule: Schedule,
+    folder: str | Path,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    half: bool = True,
+) -> State:
+    """Train, or go on training, a network.
+
+    Args:
+        network: on the device to train on; its weights are the start unless ``folder`` holds a checkpoint.
+        batch: step → tensors on the CPU. Called ahead of time from one other thread.
+        loss: (network, batch on the network's device) → named terms; the one called ``"loss"`` is minimised.
+        schedule: how long and how fast.
+        folder: ``checkpoint.pt`` and ``log.jsonl`` live here, and what the run goes on from.
+        validate: called with the averaged network now and then; its numbers go into the log.
+        progress: called with every line of the log.
+        half: compute in bfloat16 where autocast allows it.
+
+    Returns:
+        The final state; ``state.averaged`` is what to keep.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _start(network, schedule, folder / "checkpoint.pt")
+    device = next(network.parameters()).device
+    window: dict[str, list[float]] = {}
+
+    def note(row: dict[str, Any]) -> None:
+        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        if progress:
+            progress(row)
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batch, state.step)
+        while not schedule.over(state.step, state.seconds):
+            start = time.perf_counter()
+            current = {k: v.to(device, non_blocking=True) for k, v in coming.result().items()}
+            coming = pool.submit(batch, state.step + 1)
+            for group in state.optimizer.param_groups:
+                group["lr"] = schedule.rate_at(state.step, state.seconds)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+                terms = loss(state.network, current)
+            terms["loss"].backward()
+            _step(state, schedule)
+            state.seconds += time.perf_counter() - start
+            for name, value in terms.items():
+                window.setdefault(name, []).append(float(value.detach()))
+            if state.step % 50 == 0:
+                means = {k: round(sum(v) / len(v), 5) for k, v in window.items()}
+                note({"step": state.step, "seconds": round(state.seconds, 1), **means})
+                window.clear()
+            if state.step % schedule.save_every == 0:
+                save(state, folder / "checkpoint.pt")
+            if validate and state.step % schedule.check_every == 0:
+                note({"step": state.step, "seconds": round(state.seconds, 1), **validate(state.averaged)})
+        coming.result()
+    save(state, folder / "checkpoint.pt")
+    return state
+
+
+def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
+    """A fresh state, or the one a checkpoint holds."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=schedule.rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    averaged = _copy(network)
+    state = State(network, averaged, optimizer)
+    if checkpoint.exists():
+        stored = torch.load(checkpoint, map_location=next(network.parameters()).device, weights_only=True)
+        network.load_state_dict(stored["network"])
+        averaged.load_state_dict(stored["averaged"])
+        optimizer.load_state_dict(stored["optimizer"])
+        state.step, state.seconds = stored["step"], stored["seconds"]
+    return state
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+def _step(state: State, schedule: Schedule) -> None:
+    """Clip, update, average."""
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), schedule.clip)
+    if math.isfinite(float(norm)):  # a batch that overflows is left out, not learnt from
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    keep = min(schedule.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.averaged.parameters()), list(state.network.parameters()), 1 - keep)
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint under a temporary name and rename it."""
+    stored = {
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+    }
+    hidden = path.with_name(f".{path.name}.partial")
+    torch.save(stored, hidden)
+    hidden.replace(path)
