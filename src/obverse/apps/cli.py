@@ -188,6 +188,71 @@ def cutout(
     console.result(record, f"{output}: cut out by {subject.matte}, confidence {subject.confidence:.2f}")
 
 
+@app.command(epilog=EXIT_CODE_TEXT)
+def evaluate(
+    asset: Annotated[Path | None, typer.Argument(help="One finished asset, folder or mesh; needs --truth.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="The mesh that ASSET should be.")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Folder of known objects to photograph.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="Methods, commas between.")] = "inflate",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the report; goes on where a run stopped.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="obverse, syncdreamer, sv3d-static, sv3d-dynamic, instantmesh-orbit, instantmesh-random or sf3d."
+        ),
+    ] = "obverse",
+    views: Annotated[int | None, typer.Option(help="Azimuths that results are judged from; 8 are 45° apart.")] = None,
+    elevations: Annotated[str | None, typer.Option(help="Their elevations in degrees: 0,30.")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels a side of the judged views.")] = None,
+    points: Annotated[int | None, typer.Option(help="Points on each surface.")] = None,
+    align: Annotated[str | None, typer.Option(help="similarity (scale, shift) or yaw-icp (any turn too).")] = None,
+    photos: Annotated[int, typer.Option(help="Photos of each object.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs of each method on each photo.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the directions, lenses and lights drawn.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Take that many of the objects, evenly spread.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="CSV with columns id and group: reported apart.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="Repeat the cases.json of another run.")] = None,
+    oracle: Annotated[bool, typer.Option(help="With the line of true views lifted; its slowest.")] = True,
+    faces: Annotated[int, typer.Option(help="As for create.")] = 20_000,
+    texture: Annotated[int, typer.Option(help="As for create.")] = 1024,
+    gaussians: Annotated[int, typer.Option(help="As for create.")] = 60_000,
+    resolution: Annotated[int, typer.Option(help="As for create.")] = 192,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Threads = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure methods on known objects, or one asset against its truth."""
+    console = Console(json_output=json_output, verbosity=-quiet)
+    from ..create import Settings
+    from ..parallel import set_threads
+    from .evaluate import EvaluateJob, Judging, check_inputs, evaluate_asset, evaluate_objects
+
+    check_inputs(asset, truth, objects)
+    set_threads(threads)
+    judging = Judging(protocol, views, elevations, size, points, align)
+    if asset is not None and truth is not None:
+        evaluate_asset(asset, truth, output, judging, console)
+        return
+    job = EvaluateJob(
+        methods=tuple(method.replace(" ", ",").strip(",").split(",")),
+        judging=judging,
+        settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),
+        device=pick_device(device),
+        photos=photos,
+        seeds=seeds,
+        seed=seed,
+        limit=limit,
+        groups=groups,
+        cases=cases,
+        oracle=oracle,
+    )
+    assert objects is not None  # check_inputs
+    evaluate_objects(objects, output or Path("evaluation"), job, console)
+
+
 @app.command()
 def methods(json_output: Json = False) -> None:
     """List the methods: route, download, licences."""
