@@ -415,6 +415,7 @@ def load_strict(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     published: Callable[[str], str] = str,
+    keep: Sequence[str] = (),
 ) -> nn.Module:
     """Give a network, built on the meta device, the tensors of a checkpoint → the network, in evaluation mode.
 
@@ -430,6 +431,7 @@ def load_strict(
         dtype: of the matrices; other floating tensors become float32.
         device: where they go.
         published: key of the network → key of the checkpoint, where names differ.
+        keep: modules, by name, that stay float32 whatever ``dtype`` is.
 
     Raises:
         WeightsError: keys or shapes differ.
@@ -441,7 +443,8 @@ def load_strict(
     matrices = {
         f"{name}.weight"
         for name, module in network.named_modules()
-        if isinstance(module, (torch.nn.Linear, torch.nn.modules.conv._ConvNd))
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
+        and not any(name == top or name.startswith(f"{top}.") for top in keep)
     }
     state = {}
     for key, name in names.items():
