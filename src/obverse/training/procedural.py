@@ -14,6 +14,7 @@ import trimesh
 
 from ..errors import InputError
 from . import procedural_creatures as grown
+from . import procedural_furniture as large
 from . import procedural_things as made
 from . import procedural_vessels as vessels
 from .procedural_build import Build
@@ -25,14 +26,14 @@ TRIES = 20  # until an object keeps both
 
 # family → its maker and how often it is drawn, in shares
 FAMILIES: dict[str, tuple[Callable[[Build], None], float]] = {
-    "bottle": (vessels.bottle, 7),
+    "bottle": (vessels.bottle, 8),
     "can": (vessels.can, 5),
     "cup": (vessels.cup, 6),
     "bowl": (vessels.bowl, 5),
     "pot": (vessels.pot, 5),
     "vase": (vessels.vase, 4),
     "lamp": (vessels.lamp, 2),
-    "carton": (vessels.carton, 9),
+    "carton": (vessels.carton, 10),
     "books": (vessels.books, 2),
     "pouch": (vessels.pouch, 4),
     "bag": (vessels.bag, 3),
@@ -40,9 +41,9 @@ FAMILIES: dict[str, tuple[Callable[[Build], None], float]] = {
     "tool": (made.tool, 6),
     "drill": (made.drill, 2),
     "gadget": (made.gadget, 5),
-    "furniture": (made.furniture, 4),
-    "vehicle": (made.vehicle, 5),
-    "shoe": (made.shoe, 5),
+    "furniture": (large.furniture, 4),
+    "vehicle": (large.vehicle, 5),
+    "shoe": (made.shoe, 7),
     "hat": (made.hat, 2),
     "cutout": (made.cutout, 4),
     "hose": (made.hose, 2),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import trimesh
+from numpy.typing import NDArray
 from PIL import Image
 
 from .procedural_shapes import TURN, Array, Draw, Limb, Part, blob, joined, normals, quadric
@@ -60,18 +62,17 @@ class Build:
         points = np.concatenate([part.vertices for part in self.parts])
         return np.stack([points.min(axis=0), points.max(axis=0)])
 
-    def deform(self, change: object) -> None:
+    def deform(self, change: Callable[[Array], Array]) -> None:
         """Move the vertices of all parts together by a function of points [n, 3]."""
         counts = np.cumsum([len(part.vertices) for part in self.parts])[:-1]
-        moved = change(np.concatenate([part.vertices for part in self.parts]))  # type: ignore[operator]
+        moved = change(np.concatenate([part.vertices for part in self.parts]))
         self.parts = [p.mapped(v) for p, v in zip(self.parts, np.split(moved, counts), strict=True)]
 
     def blob(self, limbs: list[Limb], blend: float, colors: Array, *, pattern: str = "", faces: int = 4200) -> None:
         """Put a smooth union of limbs on the object, painted vertex by vertex with the limbs' colours [n, 3]."""
         part, owner = blob(limbs, blend, faces=faces)
-        self.parts.append(
-            replace(part, colors=self.solid_pattern(part.vertices, normals(part), colors[owner], pattern))
-        )
+        painted = self.solid_pattern(part.vertices, normals(part), colors[owner], pattern)
+        self.parts.append(replace(part, colors=painted))
 
     def solid_pattern(self, points: Array, up: Array, base: Array, pattern: str) -> Array:
         """Colours [n, 3] of points of a body: the base, under spots, bands, a pale belly, or patches."""
@@ -81,7 +82,7 @@ class Build:
         fine = lattice(draw, points / size * draw.between(8, 25)) - 0.5
         color = base
         if pattern == "spots":
-            field = lattice(draw, np.abs(points - [0, 0, 0]) / size * draw.between(5, 12))
+            field = lattice(draw, np.abs(points) / size * draw.between(5, 12))
             color = mix((field - draw.between(0.55, 0.68)) * 14, color, other)
         elif pattern == "bands":
             along = points @ np.array([0, draw.between(-0.3, 0.3), 1]) / size
@@ -112,7 +113,8 @@ class Build:
         """All parts as one mesh in their own units; colours by vertex if any part has them, else one texture."""
         whole = joined(self.parts)
         shading = np.concatenate([normals(part) for part in self.parts])
-        image = texture(self.finishes) if self.finishes else None
+        image = texture(self.finishes) if self.finishes else np.full((1, 1, 3), 180, np.uint8)
+        visual: trimesh.visual.ColorVisuals | trimesh.visual.TextureVisuals
         if any(part.colors is not None for part in self.parts):
             colors = np.concatenate([self._colors(part, image) for part in self.parts])
             visual = trimesh.visual.ColorVisuals(vertex_colors=np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8))
@@ -125,10 +127,10 @@ class Build:
             visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
         return trimesh.Trimesh(whole.vertices, whole.faces, vertex_normals=shading, visual=visual, process=False)
 
-    def _colors(self, part: Part, image: np.ndarray | None) -> Array:
+    def _colors(self, part: Part, image: NDArray[np.uint8]) -> Array:
         """Colours [n, 3] of a part's vertices, looked up in the texture if they are not its own."""
-        if part.colors is not None or image is None:
-            return part.colors if part.colors is not None else np.full((len(part.vertices), 3), 0.7)
+        if part.colors is not None:
+            return part.colors
         uv = placed(part.uv, part.finish, len(self.finishes))
         x = np.clip((uv[:, 0] * image.shape[1]).astype(int), 0, image.shape[1] - 1)
         y = np.clip(((1 - uv[:, 1]) * image.shape[0]).astype(int), 0, image.shape[0] - 1)

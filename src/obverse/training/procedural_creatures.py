@@ -219,204 +219,139 @@ def swimmer(b: Build) -> None:
 
 
 def fruit(b: Build) -> None:
-    """Apples, pears, lemons, bananas, peppers, eggs, bread rolls, doughnuts, cakes."""
+    """Apples, pears, lemons, bananas, peppers, eggs, bread rolls, doughnuts, cakes, grapes."""
     d = b.draw
-    hue = d.pick((0.0, 0.03, 0.08, 0.13, 0.17, 0.25, 0.33, 0.8))
-    color = hsv(hue + d.between(-0.02, 0.02), d.between(0.4, 0.95), d.between(0.45, 0.95))
-    skin = b.finish("noise", "gradient", "solid", "spots", color=color)
+    hue = d.pick((0.0, 0.03, 0.08, 0.13, 0.17, 0.25, 0.33, 0.8)) + d.between(-0.02, 0.02)
+    b.palette[:4] = [hsv(hue + k, d.between(0.4, 0.95), d.between(0.45, 0.95)) for k in (0, 0.05, -0.04, 0.12)]
+    skin = b.finish("noise", "gradient", "solid", "spots", color=0)
     kind = d.pick(("round", "round", "long", "bread", "ring", "cake", "bunch"))
-    stem = b.finish("solid", color=np.array([0.35, 0.26, 0.13]))
     if kind == "round":
-        h = d.between(0.75, 1.4)
-        low, top, dent = d.between(0.6, 0.95), d.between(0.45, 0.95), d.between(-0.1, 0.2)
-        side = spline(
-            [(0, -h + dent), (low * 0.5, -h), (low, -h * 0.4), (1, 0), (top, h * 0.55), (top * 0.4, h), (0, h - dent)],
-            26,
-        )
-        side[:, 0] = np.maximum(side[:, 0], 0)
-        side[[0, -1], 0] = 0
-        b.add(lathe(side, 36), skin)
-        if d.chance(0.4):
-            n, deep = d.whole(3, 9), d.between(0.02, 0.1)
-            b.deform(lambda p: p * (1 + deep * np.cos(n * np.arctan2(p[:, 2], p[:, 0])))[:, None] ** [1, 0, 1])
-        if d.chance(0.7):
-            b.add(
-                sweep(
-                    spline(
-                        [
-                            (0, h - dent - 0.05, 0),
-                            (0.02, h + 0.1, 0),
-                            (d.between(-0.2, 0.2), h + d.between(0.2, 0.4), 0),
-                        ],
-                        8,
-                    ),
-                    0.05,
-                    outline=ring(8),
-                ),
-                stem,
-            )
-        if d.chance(0.25):
-            leaf = quadric((0.3, 0.03, 0.13), columns=12, rows=6)
-            b.add(leaf.turned(2, 25).moved(0.25, h + 0.05, 0), b.finish("solid", color=np.array([0.25, 0.5, 0.15])))
+        _apple(b, skin)
     elif kind == "long":
         angle = np.linspace(-1, 1, 24) * d.between(0.1, 1.0)
-        path = np.stack([np.sin(angle) * 1.5, 1 - np.cos(angle) * 1.5, 0 * angle], axis=1) / max(
-            float(np.abs(angle).max()), 0.2
-        )
-        girth = d.between(0.16, 0.4) * np.interp(
-            np.linspace(0, 1, 24), [0, 0.08, 0.25, 0.75, 0.93, 1], [0.15, 0.4, 0.9, 1, d.between(0.3, 0.8), 0.15]
-        )
-        b.add(sweep(path, girth * 1.5, outline=ring(d.pick((6, 18)))), skin)
+        path = np.stack([np.sin(angle) * 1.5, 1 - np.cos(angle) * 1.5, 0 * angle], axis=1)
+        ends = [0.15, 0.4, 0.9, 1, d.between(0.3, 0.8), 0.15]
+        girth = d.between(0.25, 0.6) * np.interp(np.linspace(0, 1, 24), [0, 0.08, 0.25, 0.75, 0.93, 1], ends)
+        b.add(sweep(path / max(float(np.abs(angle).max()), 0.2), girth, outline=ring(d.pick((6, 18)))), skin)
     elif kind == "bread":
-        loaf = quadric(
-            (d.between(0.6, 1.2), d.between(0.35, 0.6), d.between(0.45, 0.8)), (d.between(0.5, 1.0), d.between(0.5, 1))
-        )
-        crust = b.finish("noise", color=np.array(d.pick(((0.72, 0.45, 0.2), (0.85, 0.65, 0.38), (0.5, 0.3, 0.14)))))
-        b.add(loaf.mapped(ripple(loaf.vertices, d, 0.04, 3)), crust)
+        sizes = (d.between(0.6, 1.2), d.between(0.35, 0.6), d.between(0.45, 0.8))
+        loaf = quadric(sizes, (d.between(0.5, 1.0), d.between(0.5, 1)))
+        b.add(loaf.mapped(ripple(loaf.vertices, d, 0.04, 3)), b.finish("noise", color=np.array(d.pick(CRUSTS))))
     elif kind == "ring":
         angle = np.arange(36) * TURN / 36
         path = np.stack([np.cos(angle), 0 * angle, np.sin(angle)], axis=1)
-        dough = b.finish("noise", color=np.array([0.78, 0.52, 0.26]))
-        b.add(sweep(path, 0.42, loop=True, outline=ring(18)).scaled(1, 0.8, 1), dough)
-        b.add(
-            sweep(path, 0.42, loop=True, outline=ring(18)).scaled(1.0, 0.72, 1.0).moved(0, 0.07, 0),
-            b.finish("solid", "spots", "stripes"),
-        )
+        dough = sweep(path, d.between(0.3, 0.48), loop=True, outline=ring(18))
+        b.add(dough.scaled(1, 0.8, 1), b.finish("noise", color=np.array(d.pick(CRUSTS))))
+        b.add(dough.scaled(1.0, 0.72, 1.0).moved(0, 0.07, 0), b.finish("solid", "spots", "stripes"))
     elif kind == "cake":
-        wedge = d.chance(0.4)
-        y = 0.0
+        y, depth = 0.0, d.pick((1.0, 1.0, 0.6))
         for _ in range(d.whole(1, 4)):
-            h = d.between(0.12, 0.4)
-            line = [(0, 0), (0.97, 0), (1, 0.03), (1, h - 0.03), (0.97, h), (0, h)]
-            layer = lathe(line, 36).scaled(1 - 0.15 * y)
-            b.add(
-                (layer.scaled(0.3, 1, 1) if wedge else layer).moved(0, y, 0),
-                b.finish("noise", "solid", "spots", color=np.array(d.pick(FOODS))),
-            )
+            h = d.between(0.15, 0.4)
+            layer = lathe([(0, 0), (0.97, 0), (1, 0.03), (1, h - 0.03), (0.97, h), (0, h)], 36)
+            filling = b.finish("noise", "solid", "spots", color=np.array(d.pick((*FOODS, *CRUSTS, (0.95, 0.92, 0.86)))))
+            b.add(layer.scaled(1 - 0.1 * y, 1, depth * (1 - 0.1 * y)).moved(0, y, 0), filling)
             y += h * 0.98
     else:
         for i in range(d.whole(5, 16)):
-            r = 0.34
-            at = d.vector(0.4) * [1, 1.4, 1] if i else np.zeros(3)
-            b.add(quadric((r, r * 1.1, r), columns=12, rows=8).moved(*at), skin)
+            at = d.vector(0.35) * [1, 1.4, 1] if i else np.zeros(3)
+            b.add(quadric((0.34, 0.37, 0.34), columns=12, rows=8).moved(*at), skin)
+
+
+CRUSTS = ((0.72, 0.45, 0.2), (0.85, 0.65, 0.38), (0.5, 0.3, 0.14), (0.36, 0.2, 0.12))
+
+
+def _apple(b: Build, skin: int) -> None:
+    """A round fruit, smooth or lobed, with a stem and a leaf."""
+    d = b.draw
+    h = d.between(0.75, 1.4)
+    low, top, dent = d.between(0.6, 0.95), d.between(0.45, 0.95), d.between(-0.1, 0.2)
+    side = spline(
+        [(0, -h + dent), (low * 0.5, -h), (low, -h * 0.4), (1, 0), (top, h * 0.55), (top * 0.4, h), (0, h - dent)], 26
+    )
+    side[:, 0] = np.maximum(side[:, 0], 0)
+    side[[0, -1], 0] = 0
+    b.add(lathe(side, 36), skin)
+    if d.chance(0.4):
+        n, deep = d.whole(3, 9), d.between(0.02, 0.1)
+        b.deform(lambda p: p * (1 + deep * np.cos(n * np.arctan2(p[:, 2], p[:, 0])))[:, None] ** [1, 0, 1])
+    if d.chance(0.7):
+        path = [(0, h - dent - 0.05, 0), (0.02, h + 0.1, 0), (d.between(-0.2, 0.2), h + d.between(0.2, 0.4), 0)]
+        b.add(sweep(spline(path, 8), 0.05, outline=ring(8)), b.finish("solid", color=np.array([0.35, 0.26, 0.13])))
+    if d.chance(0.25):
+        leaf = quadric((0.3, 0.03, 0.13), columns=12, rows=6)
+        b.add(leaf.turned(2, 25).moved(0.25, h + 0.05, 0), b.finish("solid", color=np.array([0.25, 0.5, 0.15])))
 
 
 def plant(b: Build) -> None:
     """Potted plants, flowers, cacti, mushrooms, small trees."""
     d = b.draw
-    pot, green = (
-        b.finish("solid", "stripes", "noise", "wood"),
-        b.finish(
-            "noise", "gradient", "solid", color=hsv(d.between(0.2, 0.38), d.between(0.35, 0.8), d.between(0.25, 0.7))
-        ),
-    )
+    pot = b.finish("solid", "stripes", "noise", "wood")
+    leaf = hsv(d.between(0.2, 0.38), d.between(0.35, 0.8), d.between(0.25, 0.7))
+    b.palette[1] = leaf * d.between(0.6, 1.1)
+    b.palette[2] = leaf * [1.2, 1.1, 0.8]
+    green = b.finish("noise", "gradient", "solid", color=leaf)
     h = d.between(0.4, 0.8)
     kind = d.pick(("leaves", "cactus", "tree", "mushroom", "flower"))
-    if kind != "mushroom":
-        b.add(
-            lathe(
-                [
-                    (0, 0),
-                    (d.between(0.3, 0.45), 0),
-                    (0.5, h * 0.8),
-                    (0.56, h * 0.8),
-                    (0.56, h),
-                    (0.5, h),
-                    (0.48, h - 0.08),
-                    (0, h - 0.08),
-                ],
-                28,
-            ),
-            pot,
-        )
-    if kind == "leaves":
+    if kind == "mushroom":
+        foot = np.concatenate([[(0, 0)], spline([(0.35, 0), (0.25, 0.5), (0.3, 1.0)], 8), [(0, 1.0)]])
+        b.add(lathe(foot, 24), b.finish("noise", "solid", color=4))
+        cap = spline([(d.between(0.7, 1.1), 0.85), (0.8, 1.2), (0.3, d.between(1.4, 1.6)), (0, 1.6)], 14)
+        b.add(lathe(np.concatenate([[(0, 0.9)], cap]), 32), b.finish("spots", "solid", "noise"))
+        return
+    wall = [(0, 0), (d.between(0.3, 0.45), 0), (0.5, h * 0.8), (0.56, h * 0.8), (0.56, h), (0.5, h), (0.48, h - 0.08)]
+    b.add(lathe([*wall, (0, h - 0.08)], 28), pot)
+    if kind == "cactus":
+        _cactus(b, h, green)
+    elif kind == "leaves":
         for i in range(d.whole(7, 16)):
             a, rise, reach = i * 2.4 + d.between(0, 0.5), d.between(0.5, 1.5), d.between(0.2, 0.9)
-            path = spline(
-                [
-                    (0, h - 0.1, 0),
-                    (reach * 0.3, h + rise * 0.6, 0),
-                    (reach, h + rise, 0),
-                    (reach * 1.4, h + rise * d.between(0.6, 1), 0),
-                ],
-                9,
-            )
-            part = sweep(
-                path,
-                0.16 * np.sin(np.linspace(0.25, 3.0, 9)) + 0.015,
-                flatten=3.0 * d.between(0.05, 0.12),
-                outline=ring(8)[:, ::-1] * [1, 1],
-            )
-            b.add(part.turned(1, np.degrees(a)), green)
-    elif kind == "cactus":
-        n = d.whole(6, 12)
-        angle = np.arange(n * 4) * TURN / (n * 4)
-        shape = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (1 + 0.1 * np.cos(n * angle))[:, None]
-        tall = d.between(0.5, 1.6)
-        path = spline([(0, h - 0.1, 0), (0, h + tall * 0.5, 0), (0.02, h + tall, 0)], 12)
-        b.add(sweep(path, d.between(0.2, 0.36), outline=shape), green)
-        for side in (1, -1):
-            if d.chance(0.5):
-                y = h + tall * d.between(0.3, 0.5)
-                b.add(
-                    sweep(
-                        spline([(0, y, 0), (side * 0.45, y + 0.05, 0), (side * 0.5, y + 0.5, 0)], 12),
-                        0.13,
-                        outline=shape,
-                    ),
-                    green,
-                )
-    elif kind == "mushroom":
-        b.add(
-            lathe(np.concatenate([[(0, 0)], spline([(0.35, 0), (0.25, 0.5), (0.3, 1.0)], 8), [(0, 1.0)]]), 24),
-            b.finish("noise", color=4),
-        )
-        b.add(
-            lathe(
-                np.concatenate(
-                    [
-                        [(0, 0.9)],
-                        spline([(d.between(0.7, 1.1), 0.85), (0.8, 1.2), (0.3, d.between(1.4, 1.8)), (0, 1.6)], 14),
-                    ]
-                ),
-                32,
-            ),
-            pot,
-        )
+            path = [(0, h - 0.1, 0), (reach * 0.3, h + rise * 0.6, 0), (reach, h + rise, 0)]
+            path.append((reach * 1.4, h + rise * d.between(0.6, 1), 0))
+            width = 0.16 * np.sin(np.linspace(0.25, 3.0, 9)) + 0.015
+            blade = sweep(spline(path, 9), width, flatten=d.between(0.15, 0.36), outline=ring(8))
+            b.add(blade.turned(1, float(np.degrees(a))), green)
     else:
-        tall = d.between(0.7, 1.6)
-        b.add(
-            sweep(
-                spline([(0, h - 0.1, 0), (d.between(-0.1, 0.1), h + tall * 0.5, 0), (0, h + tall, 0)], 10),
-                0.06,
-                outline=ring(10),
-            ),
-            stemmed(b, kind),
-        )
-        if kind == "tree":
-            for _ in range(d.whole(1, 6)):
-                r = d.between(0.3, 0.6)
-                crown = quadric((r, r * d.between(0.8, 1.4), r), columns=18, rows=12)
-                b.add(
-                    crown.mapped(ripple(crown.vertices, d, 0.12, 4)).moved(*(shifted(d.vector(0.2), 0, h + tall, 0))),
-                    green,
-                )
-        else:
-            petal = b.finish("gradient", "solid")
-            n = d.whole(5, 10)
-            for k in range(n):
-                leaf = quadric((0.3, 0.04, 0.14), columns=12, rows=6).turned(2, d.between(10, 40)).moved(0.32, 0.1, 0)
-                b.add(leaf.turned(1, 360 * k / n).turned(0, 35).moved(0, h + tall, 0), petal)
-            b.add(
-                quadric((0.14, 0.1, 0.14), columns=14, rows=8).turned(0, 35).moved(0, h + tall + 0.06, 0.04),
-                b.finish("solid", color=np.array([0.9, 0.7, 0.1])),
-            )
-            b.add(quadric((0.3, 0.03, 0.1), columns=12, rows=6).turned(2, 35).moved(0.25, h + tall * 0.5, 0), green)
+        _stem(b, h, kind, green)
 
 
-def stemmed(b: Build, kind: str) -> int:
-    """The finish of a stem: bark or green."""
-    return b.finish("wood") if kind == "tree" else b.finish("solid", color=np.array([0.3, 0.5, 0.2]))
+def _cactus(b: Build, h: float, green: int) -> None:
+    """A ribbed column with up to two arms, out of a pot of this height."""
+    d = b.draw
+    n = d.whole(6, 12)
+    angle = np.arange(n * 4) * TURN / (n * 4)
+    shape = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (1 + 0.1 * np.cos(n * angle))[:, None]
+    tall = d.between(0.5, 1.6)
+    path = spline([(0, h - 0.1, 0), (0, h + tall * 0.5, 0), (0.02, h + tall, 0)], 12)
+    b.add(sweep(path, d.between(0.2, 0.36), outline=shape), green)
+    for side in (1, -1):
+        if d.chance(0.5):
+            y = h + tall * d.between(0.3, 0.5)
+            arm = spline([(0, y, 0), (side * 0.45, y + 0.05, 0), (side * 0.5, y + 0.5, 0)], 12)
+            b.add(sweep(arm, 0.13, outline=shape), green)
+
+
+def _stem(b: Build, h: float, kind: str, green: int) -> None:
+    """A small tree or a flower out of a pot of this height."""
+    d = b.draw
+    tall = d.between(0.7, 1.6)
+    bark = b.finish("wood") if kind == "tree" else green
+    path = spline([(0, h - 0.1, 0), (d.between(-0.1, 0.1), h + tall * 0.5, 0), (0, h + tall, 0)], 10)
+    b.add(sweep(path, 0.06, outline=ring(10)), bark)
+    if kind == "tree":
+        for _ in range(d.whole(1, 6)):
+            r = d.between(0.3, 0.6)
+            crown = quadric((r, r * d.between(0.8, 1.4), r), columns=18, rows=12)
+            crown = crown.mapped(ripple(crown.vertices, d, 0.06, 2.5))
+            b.add(crown.moved(*shifted(d.vector(0.2), 0, h + tall, 0)), green)
+        return
+    petal = b.finish("gradient", "solid", color=3)
+    n = d.whole(5, 10)
+    for k in range(n):
+        leaf = quadric((0.3, 0.04, 0.14), columns=12, rows=6).turned(2, d.between(10, 40)).moved(0.32, 0.1, 0)
+        b.add(leaf.turned(1, 360 * k / n).turned(0, 35).moved(0, h + tall, 0), petal)
+    heart = quadric((0.14, 0.1, 0.14), columns=14, rows=8).turned(0, 35)
+    b.add(heart.moved(0, h + tall + 0.06, 0.04), b.finish("solid", color=np.array([0.9, 0.7, 0.1])))
+    b.add(quadric((0.3, 0.03, 0.1), columns=12, rows=6).turned(2, 35).moved(0.25, h + tall * 0.5, 0), green)
 
 
 def lump(b: Build) -> None:
@@ -432,5 +367,6 @@ def lump(b: Build) -> None:
     colors = b.palette[:4] if d.chance(0.5) else np.repeat(b.palette[:1], 4, axis=0)
     b.blob(limbs, d.between(0.05, 0.4), colors, pattern=d.pick(COATS), faces=4200)
     if d.chance(0.5):
-        amount, waves = d.between(0.01, 0.05), d.between(2, 7)
+        waves = d.between(2, 7)
+        amount = d.between(0.02, 0.1) / waves
         b.deform(lambda p: ripple(p, d, amount, waves))

@@ -233,7 +233,7 @@ def loft(rings: Array, *, caps: bool = True, loop: bool = False) -> Part:
     for end, tip in zip((0, -1), tips, strict=True):
         if tip and not loop:
             weld[end] = weld[end, 0]
-    side = _grid(points, weld, 1 - _arclength(points.mean(0) * 0 + points[rows // 2]), _rows(points))
+    side = _grid(points, weld, 1 - _arclength(points[rows // 2]), _rows(points))
     if loop or not caps:
         return outward(side) if loop else side
     ends = [_fan(rings[end], turned) for end, turned, tip in ((0, False, tips[0]), (-1, True, tips[1])) if not tip]
@@ -342,7 +342,6 @@ def extrude(outline: Array, depth: float, *, bevel: float = 0.0) -> Part:
     inner = 1 - min(bevel / size, 0.6)
     if bevel > 0:
         rows = [(inner, -depth / 2), (1.0, -depth / 2 + bevel), (1.0, depth / 2 - bevel), (inner, depth / 2)]
-        rows = [row for row in rows for _ in range(1)]
     else:
         rows = [(1.0, -depth / 2), (1.0, depth / 2)]
     rings = np.stack([np.column_stack([outline * s, np.full(len(outline), z)]) for s, z in rows])
@@ -356,26 +355,13 @@ def box(width: float, height: float, depth: float, *, radius: float = 0.0, cuts:
     """
     half = np.array([width, height, depth]) / 2
     r = min(radius, 0.98 * float(half.min()))
-    parts = []
-    for (axis, sign), (u0, v0, u1, v1) in zip(BOX_FACES, BOX_CELLS, strict=True):
-        across, up = ((2, 1), (0, 2), (0, 1))[axis]
-        flip = {(0, 1): -1, (2, -1): -1, (1, 1): 1}.get((axis, sign), 1)
-        s, t = _cuts(half[across], r, cuts), _cuts(half[up], r, cuts)
-        lift = -1 if (axis, sign) == (1, 1) else 1
-        points = np.empty((len(t), len(s), 3))
-        points[..., axis] = sign * half[axis]
-        points[..., across] = flip * s[None, :]
-        points[..., up] = lift * t[:, None]
-        share = np.stack(np.broadcast_arrays(s[None, :] / half[across], t[:, None] / half[up]), -1).reshape(-1, 2)
-        grid = _grid(
-            points, np.arange(points[..., 0].size).reshape(points.shape[:2]), np.zeros(len(s)), np.zeros(len(t))
-        )
-        uv = np.array([u0, v0]) + (share + 1) / 2 * np.array([u1 - u0, v1 - v0])
-        swell = np.zeros((len(share), 3))
-        swell[:, axis] = sign * bulge * 2 * half.min() * (1 - share[:, 0] ** 2) * (1 - share[:, 1] ** 2)
-        parts.append(replace(grid, uv=uv, vertices=grid.vertices, colors=swell))
-    swell = np.concatenate([p.colors for p in parts if p.colors is not None])
-    whole = joined([_facing(p) for p in parts])
+    sides = [_side(number, half, r, cuts) for number in range(6)]
+    whole = joined(sides)
+    swell = np.zeros_like(whole.vertices)
+    share = whole.vertices / half
+    for side, (axis, sign) in zip(np.split(np.arange(len(share)), _ends(sides)), BOX_FACES, strict=True):
+        flat = np.prod(1 - np.delete(share[side], axis, axis=1) ** 2, axis=1)
+        swell[side, axis] = sign * bulge * 2 * half.min() * flat
     if r > 0:
         core = np.clip(whole.vertices, -(half - r), half - r)
         away = whole.vertices - core
@@ -384,6 +370,27 @@ def box(width: float, height: float, depth: float, *, radius: float = 0.0, cuts:
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         whole = replace(whole, vertices=core + r * away, weld=first[inverse.ravel()])
     return replace(whole, vertices=whole.vertices + swell)
+
+
+def _ends(parts: Sequence[Part]) -> list[int]:
+    """Where each part but the last ends among the vertices of all."""
+    return [int(end) for end in np.cumsum([len(part.vertices) for part in parts])[:-1]]
+
+
+def _side(number: int, half: Array, radius: float, cuts: int) -> Part:
+    """One flat face of a box as a grid, looking out, before its edges are rounded."""
+    (axis, sign), (u0, v0, u1, v1) = BOX_FACES[number], BOX_CELLS[number]
+    across, up = ((2, 1), (0, 2), (0, 1))[axis]
+    s, t = _cuts(half[across], radius, cuts), _cuts(half[up], radius, cuts)
+    points = np.empty((len(t), len(s), 3))
+    points[..., axis] = sign * half[axis]
+    points[..., across] = (-1 if (axis, sign) in ((0, 1), (2, -1)) else 1) * s[None, :]
+    points[..., up] = (-1 if (axis, sign) == (1, 1) else 1) * t[:, None]
+    u = u0 + (s / half[across] + 1) / 2 * (u1 - u0)
+    v = v0 + (t / half[up] + 1) / 2 * (v1 - v0)
+    part = _grid(points, np.arange(len(s) * len(t)).reshape(len(t), len(s)), u, v)
+    a, b, c = part.vertices[part.faces[0]]
+    return part if np.cross(b - a, c - a) @ a > 0 else replace(part, faces=part.faces[:, ::-1])
 
 
 BOX_FACES = ((2, 1), (2, -1), (0, 1), (0, -1), (1, 1), (1, -1))  # (axis, sign): front, back, right, left, top, bottom
@@ -395,12 +402,6 @@ BOX_CELLS = (
     (0.5, 0.0, 0.75, 1 / 3),
     (0.75, 0.0, 1.0, 1 / 3),
 )  # their rectangles u0 v0 u1 v1 in the tile
-
-
-def _facing(part: Part) -> Part:
-    """A face of a box about the origin, looking away from it."""
-    a, b, c = part.vertices[part.faces[0]]
-    return part if np.cross(b - a, c - a) @ a > 0 else replace(part, faces=part.faces[:, ::-1])
 
 
 def _cuts(half: float, radius: float, cuts: int) -> Array:
@@ -491,7 +492,7 @@ def blob(limbs: Sequence[Limb], blend: float, *, faces: int = 4500) -> tuple[Par
     return Part(points.astype(float), triangles.astype(np.int64), zeros, np.arange(len(points))), colors
 
 
-def _nets(limbs: Sequence[Limb], blend: float, low: Array, high: Array, step: float) -> tuple[Array, Array]:
+def _nets(limbs: Sequence[Limb], blend: float, low: Array, high: Array, step: float) -> tuple[Array, NDArray[np.int32]]:
     """Surface nets of the union on a grid that is symmetric in x."""
     half = max(2, int(np.ceil(high[0] / step)) + 1)
     x = np.arange(half + 1) * step
@@ -507,10 +508,10 @@ def _nets(limbs: Sequence[Limb], blend: float, low: Array, high: Array, step: fl
     whole = np.concatenate([volume[:0:-1], volume]) / np.float32(step)
     vertices, faces = surface_nets(np.ascontiguousarray(whole, np.float32))
     origin = np.array([-half * step, y[0], z[0]])
-    return vertices * step + origin, faces
+    return vertices.astype(np.float64) * step + origin, faces
 
 
-def _distance(points: Array, limb: Limb) -> Array:
+def _distance(points: NDArray[np.floating], limb: Limb) -> NDArray[np.float32]:
     """Distance [n] from points [n, 3] to a limb or its twin, exact only where it does not taper."""
     p = points.astype(np.float32)
     p0, p1, p2 = np.abs(p[:, 0]) - np.float32(limb.start[0]), *(p[:, k] - np.float32(limb.start[k]) for k in (1, 2))

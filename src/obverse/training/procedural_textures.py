@@ -46,14 +46,14 @@ def hsv(hue: float, saturation: float, value: float) -> Array:
 def palette(draw: Draw, style: str | None = None) -> Array:
     """Colours [6, 3] that go together: one leading, two near it, one against it, one light, one dark."""
     styles = ("bright", "muted", "neutral", "pastel", "dark", "earth")
-    style = style or draw.pick(styles, (0.3, 0.22, 0.2, 0.1, 0.08, 0.1))
+    style = style or draw.pick(styles, (0.32, 0.24, 0.18, 0.1, 0.05, 0.11))
     hue = draw.between(0.02, 0.12) if style == "earth" else draw.between(0, 1)
     low, high, dim, lit = {
         "bright": (0.65, 1.0, 0.6, 1.0),
         "muted": (0.2, 0.5, 0.35, 0.85),
-        "neutral": (0.0, 0.06, 0.1, 0.97),
+        "neutral": (0.0, 0.06, 0.2, 0.97),
         "pastel": (0.15, 0.35, 0.8, 0.97),
-        "dark": (0.1, 0.7, 0.08, 0.3),
+        "dark": (0.1, 0.7, 0.14, 0.35),
         "earth": (0.25, 0.65, 0.3, 0.8),
     }[style]
     shift = draw.pick((0.03, 0.08, 0.33))
@@ -62,7 +62,7 @@ def palette(draw: Draw, style: str | None = None) -> Array:
     if style in ("neutral", "dark"):
         colors[3] = hsv(draw.between(0, 1), draw.between(0.5, 1), draw.between(0.5, 1))
     light = hsv(hue, draw.between(0, 0.1), draw.between(0.88, 1))
-    return np.array([*colors, light, hsv(hue, draw.between(0, 0.4), draw.between(0.03, 0.25))])
+    return np.array([*colors, light, hsv(hue, draw.between(0, 0.4), draw.between(0.07, 0.32))])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,6 +315,25 @@ def emblem(draw: Draw, height: int, width: int, colors: Array) -> Array:
     return image
 
 
+def pips(draw: Draw, height: int, width: int, colors: Array) -> Array:
+    """The side of a die: one to six round marks."""
+    image = solid(draw, height, width, colors)
+    y, x = _axes(height, width)
+    count = draw.whole(1, 6)
+    places = [(0.5, 0.5)] * (count % 2) + [
+        (0.25, 0.25),
+        (0.75, 0.75),
+        (0.25, 0.75),
+        (0.75, 0.25),
+        (0.25, 0.5),
+        (0.75, 0.5),
+    ]
+    ink = _far(colors, image[0, 0], draw)
+    for a, b in places[:count]:
+        image = mix((0.1 - np.hypot(x - a, y - b)) * 40, image, ink)
+    return image
+
+
 def panels(draw: Draw, height: int, width: int, colors: Array) -> Array:
     """Lines and plates, as on machines: seams, vents, buttons, lamps."""
     image = solid(draw, height, width, colors)
@@ -349,6 +368,7 @@ PATTERNS: dict[str, Callable[[Draw, int, int, Array], Array]] = {
     "label": label,
     "emblem": emblem,
     "panels": panels,
+    "pips": pips,
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .procedural_build import Build
 from .procedural_shapes import (
     TURN,
+    Array,
     Part,
     bend,
     box,
@@ -43,13 +44,41 @@ def rod(b: Build, radii: list[float], heights: list[float]) -> Part:
 
 
 def tool(b: Build) -> None:
-    """Hammers, screwdrivers, spoons, spatulas, brushes, pens, torches, wrenches, knives."""
+    """Hammers, screwdrivers, spoons, brushes, pens, torches, wrenches, knives, scissors."""
     d = b.draw
     grip, steel = b.finish("solid", "solid", "wood", "stripes", "label"), b.finish("metal", "metal", "solid")
-    kind = d.pick(("hammer", "driver", "spoon", "brush", "pen", "torch", "wrench", "knife"))
+    kind = d.pick(("hammer", "driver", "spoon", "brush", "pen", "torch", "wrench", "knife", "scissors"))
     r, long = d.between(0.1, 0.2), d.between(1.2, 2.2)
     stick = rod(b, [r, r * d.between(0.8, 1.2), r * d.between(0.7, 1.1), r], [0, long * 0.3, long * 0.7, long])
-    b.add(stick, grip)
+    if kind == "scissors":
+        _scissors(b, grip, steel)
+    else:
+        b.add(stick, grip)
+        _head(b, kind, (r, long), (grip, steel))
+    if d.chance(0.7):
+        b.deform(lambda p: p @ np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0.0]]))
+
+
+def _scissors(b: Build, grip: int, steel: int) -> None:
+    """Two blades that cross, each with a ring to hold."""
+    d = b.draw
+    spread, long = d.between(5, 22), d.between(0.9, 1.6)
+    outline = np.array([(-0.09, 0), (0.09, 0), (0.09, long * 0.6), (0.0, long), (-0.09, long * 0.6)])
+    blade = extrude(polygon(outline - [0, long * 0.4]), 0.05).moved(0, long * 0.4, 0)
+    hold = sweep(np.array([(0, 0.05, 0), (0, -0.3, 0), (0.03, -0.55, 0)]), 0.06, outline=ring(10))
+    eye = (
+        torus(d.between(0.18, 0.26), 0.06, sides=22).turned(0, 90).scaled(1, d.between(1, 1.4), 1).moved(0.08, -0.8, 0)
+    )
+    for side in (1, -1):
+        for part, finish in ((blade, steel), (hold, grip), (eye, grip)):
+            b.add(part.turned(2, spread).scaled(side, 1, 1).moved(0, 0, 0.03 * side), finish)
+    b.add(cylinder(0.06, 0.14, sides=14).turned(0, 90).moved(0, 0, -0.07), steel)
+
+
+def _head(b: Build, kind: str, size: tuple[float, float], finishes: tuple[int, int]) -> None:
+    """The working end of a tool whose stick has this radius and length; the finishes of its grip and of its metal."""
+    d = b.draw
+    (r, long), (grip, steel) = size, finishes
     if kind == "hammer":
         head = d.between(0.35, 0.6)
         b.add(cylinder(r * 1.6, head, bevel=0.03).turned(2, -90).moved(-0.1, long, 0), steel)
@@ -101,8 +130,6 @@ def tool(b: Build) -> None:
             ),
             steel,
         )
-    if d.chance(0.7):
-        b.deform(lambda p: p @ np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0.0]]))
 
 
 def drill(b: Build) -> None:
@@ -160,220 +187,72 @@ def gadget(b: Build) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Furniture and vehicles
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def legs(b: Build, width: float, depth: float, height: float, finish: int) -> None:
-    """Four legs under a seat or table top whose underside is at y = height."""
-    d = b.draw
-    r, lean = d.between(0.03, 0.08), d.between(0.0, 0.12)
-    x, z = width / 2 - r * 1.5, depth / 2 - r * 1.5
-    round_leg = d.chance(0.5)
-    for side in (1, -1):
-        path = np.array([(x + lean, 0.0, side * (z + lean)), (x, height + 0.01, side * z)])
-        part = sweep(
-            spline(path, 3), np.linspace(r * 0.7, r, 3), outline=ring(12) if round_leg else ring(4), round_ends=False
-        )
-        b.pair(part, finish)
-    if d.chance(0.4):
-        y = height * d.between(0.3, 0.6)
-        b.pair(box(r, r, depth - 2 * r).moved(x, y, 0), finish)
-
-
-def furniture(b: Build) -> None:
-    """Chairs, stools, tables, shelves, sofas and chests of drawers."""
-    d = b.draw
-    frame_finish, cover = (
-        b.finish("wood", "wood", "solid", "metal"),
-        b.finish("cloth", "solid", "stripes", "wood", boxed=True),
-    )
-    kind = d.pick(("chair", "table", "shelf", "sofa", "chest", "stool"))
-    if kind in ("chair", "table", "stool"):
-        w, z = d.between(0.8, 1.1), d.between(0.8, 1.1)
-        if kind == "table":
-            w, z = d.between(1.0, 2.2), d.between(0.7, 1.2)
-        h = d.between(0.7, 1.1)
-        seat = box(w, d.between(0.05, 0.16), z, radius=d.pick((0.0, 0.03)), cuts=3)
-        if kind != "chair" and d.chance(0.4):
-            seat = cylinder(w / 2, 0.1, sides=32, bevel=0.02).moved(0, -0.05, 0).scaled(1, 1, z / w)
-            w, z = w * 0.75, z * 0.75
-        b.add(seat.moved(0, h, 0), cover)
-        legs(b, w, z, h, frame_finish)
-        if kind == "chair":
-            tall = d.between(0.7, 1.2)
-            if d.chance(0.5):
-                back = box(w * 0.95, tall, 0.09, radius=0.03, cuts=4)
-                curve = d.between(0, 0.3)
-                b.add(
-                    back.mapped(
-                        back.vertices - np.outer(curve * (back.vertices[:, 1] / tall + 0.5) ** 2, [0, 0, 1])
-                    ).moved(0, h + tall / 2, -z / 2 + 0.05),
-                    cover,
-                )
-            else:
-                b.pair(box(0.07, tall, 0.07).moved(w / 2 - 0.06, h + tall / 2, -z / 2 + 0.05), frame_finish)
-                for i in range(d.whole(1, 4)):
-                    b.add(box(w - 0.1, 0.1, 0.05).moved(0, h + tall * (0.95 - 0.25 * i), -z / 2 + 0.05), frame_finish)
-            if d.chance(0.3):
-                b.pair(box(0.08, 0.06, z * 0.9).moved(w / 2, h + 0.35, 0), frame_finish)
-                b.pair(box(0.06, 0.36, 0.06).moved(w / 2, h + 0.17, z * 0.35), frame_finish)
-    elif kind == "shelf":
-        w, h, z = d.between(0.6, 1.4), d.between(1.0, 2.2), d.between(0.3, 0.6)
-        b.pair(box(0.06, h, z).moved(w / 2, h / 2, 0), frame_finish)
-        count = d.whole(2, 5)
-        for i in range(count + 1):
-            b.add(box(w, 0.05, z).moved(0, 0.03 + (h - 0.06) * i / count, 0), frame_finish)
-        if d.chance(0.7):
-            b.add(box(w, h, 0.03).moved(0, h / 2, -z / 2 + 0.02), frame_finish)
-    elif kind == "sofa":
-        w = d.between(1.2, 2.4)
-        soft = lambda *s: box(*s, radius=0.1, cuts=2, bulge=0.02)  # noqa: E731
-        b.add(soft(w, 0.45, 1.0).moved(0, 0.3, 0), cover)
-        b.add(soft(w, 0.9, 0.3).moved(0, 0.65, -0.4), cover)
-        b.pair(soft(0.25, 0.65, 1.0).moved(w / 2, 0.4, 0), cover)
-    else:
-        w, h, z = d.between(0.7, 1.5), d.between(0.7, 1.5), d.between(0.5, 0.8)
-        b.add(box(w, h, z, radius=0.01).moved(0, h / 2, 0), frame_finish)
-        count = d.whole(1, 4)
-        for i in range(count):
-            y = h * (i + 0.5) / count
-            b.add(box(w * 0.9, h / count * 0.85, 0.04).moved(0, y, z / 2), cover)
-            b.add(quadric((0.04, 0.04, 0.04), columns=10, rows=6).moved(0, y, z / 2 + 0.05), frame_finish)
-
-
-def vehicle(b: Build) -> None:
-    """Cars, lorries, buses, trains and carts, seen with their nose along +X."""
-    d = b.draw
-    long, wide = d.between(1.8, 3.0), d.between(0.8, 1.1)
-    paint, glass, rubber = (
-        b.finish("solid", "solid", "emblem", "stripes", "panels"),
-        b.finish("solid", color=5),
-        b.finish("solid", color=np.array([0.07, 0.07, 0.08])),
-    )
-    kind = d.pick(("car", "lorry", "bus"), (0.55, 0.25, 0.2))
-    low, roof = 0.2, d.between(0.75, 1.1)
-    if kind == "car":
-        hood = d.between(0.45, 0.65) * roof
-        side = [
-            (-1, 0.0),
-            (1, 0.0),
-            (1, hood * 0.8),
-            (0.45, hood),
-            (0.2, roof),
-            (-0.55, roof * d.between(0.9, 1)),
-            (-0.95, hood),
-        ]
-        section = spline([*side, side[0]], 44)[:-1] if d.chance(0.5) else polygon(np.array(side))
-        body = extrude((section - [0, roof * 0.4]) * [long / 2, 1], wide, bevel=0.06)
-        pinch = 1 - 0.22 * np.clip((body.vertices[:, 1] - 0.05) / roof, 0, 1)
-        b.add(
-            body.mapped(body.vertices * np.stack([np.ones_like(pinch), np.ones_like(pinch), pinch], axis=1)).moved(
-                0, roof * 0.4 + low, 0
-            ),
-            paint,
-        )
-        cab = box(long * 0.34, roof * 0.32, wide * 0.93, radius=0.04).moved(-long * 0.09, low + roof * 0.78, 0)
-        b.add(cab.mapped(cab.vertices), glass)
-    else:
-        b.add(
-            box(long, roof * (1.2 if kind == "bus" else 0.25), wide, radius=0.06).moved(
-                0, low + roof * (0.6 if kind == "bus" else 0.12), 0
-            ),
-            paint,
-        )
-        if kind == "lorry":
-            b.add(box(long * 0.28, roof, wide, radius=0.06).moved(long * 0.36, low + roof * 0.5, 0), paint)
-            b.add(box(long * 0.1, roof * 0.3, wide * 0.9).moved(long * 0.46, low + roof * 0.72, 0), glass)
-            b.add(
-                box(long * 0.68, roof * d.between(0.4, 1.2), wide, radius=0.02).moved(
-                    -long * 0.15, low + roof * 0.6, 0
-                ),
-                b.finish("solid", "printed", "stripes", "wood", boxed=True),
-            )
-        else:
-            b.add(box(long * 0.9, roof * 0.35, wide * 1.02).moved(0, low + roof * 0.85, 0), glass)
-    r = d.between(0.2, 0.32)
-    wheel = cylinder(r, 0.2, sides=22, bevel=0.03).turned(0, 90)
-    hub = cylinder(r * 0.5, 0.22, sides=14).turned(0, 90)
-    shine = b.finish("metal", "solid", color=4)
-    for x in (long * 0.32, -long * 0.32) if long < 2.6 else (long * 0.35, -long * 0.2, -long * 0.38):
-        for side in (1, -1):
-            b.add(wheel.moved(x, r, side * wide * 0.48 - 0.1), rubber)
-            b.add(hub.moved(x, r, side * wide * 0.48 - 0.11), shine)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Clothing, ornaments, and shapes for their own sake
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def shoe(b: Build) -> None:
-    """Shoes and boots: a sole, a lofted upper with an opening, laces."""
+    """Shoes and boots, alone or as a pair: a sole, an upper with an opening, laces, a cap over the toe, stripes."""
     d = b.draw
-    upper, sole = (
-        b.finish("cloth", "solid", "stripes", "noise", "emblem"),
-        b.finish("solid", "stripes", color=d.pick((1, 4, 5))),
-    )
-    long, tall = 2.6, d.pick((d.between(0.6, 0.9), d.between(1.0, 2.0)))
+    upper = b.finish("cloth", "cloth", "solid", "stripes", "noise", "emblem", "checks")
+    sole = b.finish("solid", "stripes", color=d.pick((1, 4, 4, 5)))
+    dark = b.finish("solid", color=5)
+    tall = d.pick((d.between(0.6, 0.9), d.between(0.6, 0.9), d.between(1.0, 2.0)))
+    wide, toe = 0.42 * d.between(0.85, 1.15), d.between(0.3, 0.45)
     z = np.linspace(0, 1, 20)
-    half = (
-        0.42
-        * np.interp(z, [0, 0.03, 0.1, 0.35, 0.7, 0.9, 0.97, 1], [0.3, 0.55, 0.75, 0.75, 1.0, 0.85, 0.55, 0.2])
-        * d.between(0.85, 1.15)
+    half = wide * np.interp(
+        z, [0, 0.03, 0.1, 0.35, 0.7, 0.9, 0.97, 1], [0.3, 0.55, 0.75, 0.75, 1.0, d.between(0.7, 0.9), 0.55, 0.2]
     )
-    toe = d.between(0.3, 0.45)
+    instep = tall * 0.75 if tall < 1 else 0.75
     crest = np.interp(
-        z,
-        [0, 0.08, 0.3, 0.42, 0.6, 0.85, 1],
-        [tall * 0.85, tall, tall * 0.92, tall * 0.7 if tall < 1 else 0.75, toe + 0.22, toe, toe * 0.4],
+        z, [0, 0.08, 0.3, 0.42, 0.6, 0.85, 1], [tall * 0.9, tall, tall * 0.95, instep, toe + 0.2, toe, toe * 0.4]
     )
-    shape = ring(24, 2.4)
-    rings = np.stack(
-        [
-            np.column_stack(
-                [
-                    shape[:, 0] * a * np.where(shape[:, 1] > 0, 1 - 0.35 * shape[:, 1] * min(c, 1), 1),
-                    (shape[:, 1] + 1) / 2 * c,
-                    np.full(24, (t - 0.5) * long),
-                ]
-            )
-            for a, c, t in zip(half, crest, z, strict=True)
-        ]
-    )
-    pieces = [(loft(rings), upper)]
-    thick = d.between(0.12, 0.3)
-    flat = np.stack(
-        [
-            np.column_stack(
-                [shape[:, 0] * a * 1.08, (shape[:, 1] - 0.6) * thick / 2, np.full(24, (t - 0.5) * long * 1.04)]
-            )
-            for a, t in zip(half, z, strict=True)
-        ]
-    )
-    pieces.append((loft(flat), sole))
-    mouth = quadric((0.27, 0.05, 0.42), columns=20, rows=8).moved(0, tall * 0.97, -0.52 * long / 2 + 0.1)
-    pieces.append((mouth, b.finish("solid", color=5)))
-    lace = b.finish("solid", color=4)
+    pieces = [(_upper(half, crest, z), upper)]
+    thick, shape = d.between(0.12, 0.3), ring(24, 2.4)
+    flat = [
+        np.column_stack([shape[:, 0] * a * 1.08, (shape[:, 1] - 0.6) * thick / 2, np.full(24, (t - 0.5) * LAST * 1.04)])
+        for a, t in zip(half, z, strict=True)
+    ]
+    pieces.append((loft(np.stack(flat)), sole))
+    top = wide * 0.75 * (1 - 0.35 * min(tall, 1.0))
+    mouth = quadric((top * 0.8, 0.06, 0.3), columns=20, rows=8)
+    collar = torus(1.0, 0.14, sides=22).scaled(top, 0.35, 0.36)
+    opening = (0, tall * 0.985, -0.31 * LAST)
+    pieces += [(mouth.turned(0, 4).moved(*opening), dark), (collar.turned(0, 4).moved(*opening), d.pick((upper, sole)))]
     if d.chance(0.7):
+        lace = b.finish("solid", color=4)
         for i in range(4):
             t = 0.45 + 0.06 * i
             y = float(np.interp(t, z, crest))
-            pieces.append(
-                (
-                    sweep(
-                        spline([(-0.2, y - 0.06, 0), (0, y + 0.02, 0.0), (0.2, y - 0.06, 0)], 7), 0.03, outline=ring(8)
-                    ).moved(0, 0, (t - 0.5) * long),
-                    lace,
-                )
-            )
+            path = spline([(-0.2, y - 0.06, 0), (0, y + 0.02, 0.0), (0.2, y - 0.06, 0)], 7)
+            pieces.append((sweep(path, 0.03, outline=ring(8)).moved(0, 0, (t - 0.5) * LAST), lace))
+    if d.chance(0.5):
+        front = np.linspace(d.between(0.75, 0.85), 1, 8)
+        pieces.append((_upper(np.interp(front, z, half) * 1.04, np.interp(front, z, crest) * 1.04, front), sole))
+    if d.chance(0.4):
+        back = np.linspace(0, d.between(0.12, 0.25), 6)
+        cap = _upper(np.interp(back, z, half) * 1.05, np.interp(back, z, crest) * d.between(0.5, 0.9), back)
+        pieces.append((cap.moved(0, 0, -0.02), sole))
     if d.chance(0.15):
-        b_parts = [(p.moved(0.5, 0, 0), f) for p, f in pieces] + [
-            (p.scaled(-1, 1, 1).moved(-0.5, 0, 0), f) for p, f in pieces
-        ]
-        pieces = b_parts
+        right = [(part.moved(0.5, 0, 0), finish) for part, finish in pieces]
+        pieces = right + [(part.scaled(-1, 1, 1), finish) for part, finish in right]
     for part, finish in pieces:
         b.add(part, finish)
+
+
+LAST = 2.6  # length of a shoe
+
+
+def _upper(half: Array, crest: Array, along: Array) -> Part:
+    """The upper of a shoe from its half widths and heights at shares of its length, heel to toe."""
+    shape = ring(24, 2.4)
+    rows = []
+    for a, c, t in zip(half, crest, along, strict=True):
+        narrow = np.where(shape[:, 1] > 0, 1 - 0.35 * shape[:, 1] * min(c, 1), 1)
+        rows.append(
+            np.column_stack([shape[:, 0] * a * narrow, (shape[:, 1] + 1) / 2 * c, np.full(24, (t - 0.5) * LAST)])
+        )
+    return loft(np.stack(rows))
 
 
 def hat(b: Build) -> None:
@@ -463,19 +342,19 @@ def hose(b: Build) -> None:
         path = np.stack([radius * np.cos(TURN * turns * t), rise * t, radius * np.sin(TURN * turns * t)], axis=1)
         b.add(sweep(path, r, outline=ring(12)), f)
     elif kind == "free":
-        points = np.cumsum(d.rng.normal(0, 1, (d.whole(4, 6), 3)) * [1, 0.6, 0.7], axis=0)
+        points = np.cumsum(d.rng.normal(0, 1, (d.whole(5, 9), 3)) * [1, 0.5, 0.8], axis=0)
         size = float(np.ptp(points, axis=0).max())
-        radius = spline(np.array([[d.between(0.05, 0.16)] for _ in range(5)]), 44)[:, 0] * size
-        b.add(sweep(spline(points, 44), np.maximum(radius, 0.03 * size), outline=ring(14)), f)
+        radius = spline(np.array([[d.between(0.03, 0.09)] for _ in range(5)]), 44)[:, 0] * size
+        b.add(sweep(spline(points, 44), np.maximum(radius, 0.02 * size), outline=ring(14)), f)
     elif kind == "rings":
         y = 0.0
         for _ in range(d.whole(1, 5)):
-            r, t = d.between(0.5, 1.0), d.between(0.12, 0.3)
-            b.add(torus(r, t, sides=28).moved(0, y + t, 0), b.finish(*ANY))
-            y += 2 * t
+            wide, tube = d.between(0.7, 1.0), d.between(0.12, 0.3)
+            b.add(torus(wide, tube, sides=28).moved(0, y + tube, 0), b.finish(*ANY))
+            y += 1.9 * tube
     else:
         for i in range(d.whole(6, 14)):
-            a, r = i * 0.5, 0.24
+            a, r = i * 0.5, 0.26
             b.add(
                 quadric((r, r, r), columns=14, rows=8).moved(np.cos(a) * 1.0, 0.03 * i, np.sin(a) * 1.0),
                 b.finish("solid", "stripes"),

@@ -410,7 +410,10 @@ def blocks(b: Build) -> None:
     d = b.draw
     kind = d.pick(("die", "brick", "pile"))
     if kind == "die":
-        b.add(box(1, 1, 1, radius=d.between(0.03, 0.25), cuts=3), b.finish("spots", "emblem", "printed", boxed=True))
+        b.add(
+            box(1, 1, 1, radius=d.between(0.03, 0.25), cuts=3),
+            b.finish("pips", "pips", "emblem", "printed", boxed=True),
+        )
     elif kind == "brick":
         f = b.finish("solid")
         nx, nz = d.whole(1, 4), d.whole(1, 3)
