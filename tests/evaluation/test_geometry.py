@@ -141,9 +141,27 @@ def test_a_sheet_counts_on_both_sides_and_a_cup_inside_and_out():
     assert samples(sheet).normals[:, 2].mean() == pytest.approx(0, abs=0.05)
     cup = box((1.0, 1.0, 1.0))
     cup = trimesh.Trimesh(cup.vertices, cup.faces[cup.face_normals[:, 1] < 0.5], process=False)  # no lid
-    found = samples(cup)
+    found = samples(cup, directions=120)
     facing = (found.points * found.normals).sum(1)
     assert (facing > 0).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_model_without_a_floor_is_not_seen_into_unless_asked():
+    hollow = box((1.0, 1.0, 1.0))
+    hollow = trimesh.Trimesh(hollow.vertices, hollow.faces[hollow.face_normals[:, 1] > -0.5], process=False)
+    shares = {}
+    for lowest in (-20, -90):
+        found = samples(hollow, lowest_deg=lowest)
+        shares[lowest] = float(((found.points * found.normals).sum(1) < 0).mean())
+    assert shares[-20] < 0.2
+    assert shares[-90] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_outer_surface_knows_no_unit(scale):
+    found = samples(moved(sphere(0.5), scale=scale, shift=(3 * scale, 0, 0)), 500)
+    np.testing.assert_allclose(np.linalg.norm(found.points / scale - (3, 0, 0), axis=1), 0.5, atol=2e-3)
+    assert ((found.points / scale - (3, 0, 0)) * found.normals).sum(1).min() > 0.49
 
 
 def test_the_same_seed_gives_the_same_points_and_another_seed_others():
@@ -239,5 +257,7 @@ def test_unusable_points_and_options_are_refused():
         geometry.f_scores(good, good, [0.0])
     with pytest.raises(InputError, match="at least 1"):
         geometry.outer_surface(box(), points=0)
+    with pytest.raises(InputError, match="−90"):
+        geometry.outer_surface(box(), lowest_deg=-100)
     with pytest.raises(UsageError, match="yaw-icp"):
         geometry.align(good, good, how="icp")

@@ -24,9 +24,11 @@ from ..render.triangles import rasterize
 from ..topology import face_normals, unique_rows, weld
 
 FOV_DEG = 20.0  # a long lens: nearly parallel rays
-GRAZING = 0.1  # cosine; a camera that sees a face at less than 6° says nothing about it
-SLACK = 0.25  # pixels a point may lie behind the plane of the face its pixel sees
-REACH = 2.0  # pixels that plane is trusted to fall behind the depth map
+LOWEST_DEG = -20.0  # objects stand on something: seen into from below, a model without a floor would be hollow
+MARGIN = 1.07  # width seen at the object, in diameters of its bounding sphere
+GRAZING = 0.15  # cosine; a camera that sees a face at less than 9° says nothing about it
+SLACK = 0.05  # pixels a point may lie behind the plane of the face its pixel sees
+REACH = 1.0  # pixels that plane is trusted to fall behind the depth map
 ROUNDS = 40  # draws of ``points`` candidates before a nearly hidden surface is given fewer points
 
 
@@ -42,42 +44,51 @@ class SurfaceSamples:
 
 
 def outer_surface(
-    mesh: trimesh.Trimesh, *, points: int = 100_000, directions: int = 60, size: int = 400, seed: int = 0
+    mesh: trimesh.Trimesh,
+    *,
+    points: int = 100_000,
+    directions: int = 60,
+    size: int = 400,
+    lowest_deg: float = LOWEST_DEG,
+    seed: int = 0,
 ) -> SurfaceSamples:
     """Points spread evenly by area over the sides of a mesh that can be seen from outside.
 
     A point is drawn on a triangle and tested on both sides; a side is kept when at least one camera on it sees the
     point. So a closed mesh gives points of its outside, a sheet seen from both sides gives points with both normals,
-    and repeated triangles count once. Cameras stand on a Fibonacci lattice around the bounding sphere with a lens of
-    20°, and see all of it. A point is seen when it lies at most ``SLACK`` = ¼ pixel behind the plane of the face that
-    its pixel sees, and that plane at most ``REACH`` = 2 pixels behind the depth there; a pixel is about 1/370 of the
-    bounding sphere's diameter. Surface visible only below 6° to itself, or through gaps narrower than a pixel, is not
-    counted.
+    and repeated triangles count once. Cameras stand on a Fibonacci lattice around the bounding sphere, from an
+    elevation of −20° up, with a lens of 20°, and see all of it. A point is seen when its pixel sees its own face, or
+    when it lies at most ``SLACK`` = 0.05 pixels behind the plane of the face seen there, and that plane at most
+    ``REACH`` = 1 pixel behind the depth; a pixel is about 1/370 of the bounding sphere's diameter. Surface visible
+    only below 9° to itself, or through gaps narrower than a pixel, is not counted.
 
     Args:
         mesh: any triangles; orientation and closedness do not matter.
         points: N to return. Where under 1/40 of the area can be seen, fewer are returned.
         directions: cameras.
         size: pixels along a side of each depth map.
+        lowest_deg: elevation of the lowest camera, +Y being up; −90 for the whole sphere. From −20 undersides are
+            still seen, but little of the inside of models without a floor, which ``surface.solid`` also calls solid.
         seed: of the draw; the same seed gives the same points.
 
     Raises:
         InputError: the mesh has no area, a used position is not finite, nothing can be seen, or a count is below 1.
     """
-    if points < 1 or directions < 1 or size < 16:
+    if points < 1 or directions < 1 or size < 16 or not -90 <= lowest_deg < 90:
         raise InputError(
-            f"{points} points from {directions} directions at {size} pixels cannot be sampled; "
-            "ask for at least 1, 1 and 16"
+            f"{points} points from {directions} directions above {lowest_deg}° at {size} pixels cannot be sampled; "
+            "ask for at least 1, 1 and 16, from −90° or higher"
         )
-    mesh = sound(mesh)
-    vertices, faces = _distinct(mesh)
+    vertices, faces = _distinct(sound(mesh))
+    low, high = vertices[faces].min((0, 1)), vertices[faces].max((0, 1))
+    center, unit = (low + high) / 2, float(np.linalg.norm(high - low))
+    vertices = (vertices - center) / unit
     doubled = face_normals(vertices, faces)
     area = np.linalg.norm(doubled, axis=1)
     normals = doubled / np.maximum(area, 1e-300)[:, None]
-    cameras = _all_around(mesh, count=directions, size=size)
+    cameras = _all_around(count=directions, size=size, lowest_deg=lowest_deg)
     seen = rasterize(vertices, faces, cameras)
-    pixel = float(np.linalg.norm(np.ptp(vertices[faces.ravel()], axis=0))) * 1.07 / size
-    views = (cameras.positions.numpy(), cameras.projections.numpy(), seen.face, seen.depth, pixel)
+    views = (cameras.positions.numpy(), cameras.projections.numpy(), seen.face, seen.depth, MARGIN / size)
 
     rng = np.random.default_rng(seed)
     kept: list[tuple[NDArray, NDArray]] = []
@@ -93,7 +104,8 @@ def outer_surface(
     if not found:
         raise InputError("no camera around the mesh sees any of its surface; check its scale and its faces")
     order = rng.permutation(found)[:points]
-    return SurfaceSamples(np.concatenate([k[0] for k in kept])[order], np.concatenate([k[1] for k in kept])[order])
+    places, sides = (np.concatenate([part[k] for part in kept])[order] for k in (0, 1))
+    return SurfaceSamples(center + unit * places, sides)
 
 
 def sound(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -115,17 +127,15 @@ def sound(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(vertices, faces[solid], process=False)
 
 
-def _all_around(mesh: trimesh.Trimesh, *, count: int, size: int) -> Cameras:
-    """``count`` cameras on a sphere around a mesh (Fibonacci lattice), each seeing all of it."""
-    bounds = np.asarray(mesh.bounds, np.float64)
-    center, radius = bounds.mean(0), float(np.linalg.norm(bounds[1] - bounds[0])) / 2
+def _all_around(*, count: int, size: int, lowest_deg: float) -> Cameras:
+    """``count`` cameras above an elevation (Fibonacci lattice), each seeing all of a sphere of diameter 1."""
     turn = math.pi * (3 - math.sqrt(5)) * np.arange(count)
-    y = 1 - 2 * (np.arange(count) + 0.5) / count
+    y = 1 - (1 - math.sin(math.radians(lowest_deg))) * (np.arange(count) + 0.5) / count
     across = np.sqrt(1 - y * y)
-    distance = 1.05 * radius / math.sin(math.radians(FOV_DEG / 2))
-    positions = torch.from_numpy(center + distance * np.stack([across * np.sin(turn), y, across * np.cos(turn)], -1))
+    distance = MARGIN / 2 / math.sin(math.radians(FOV_DEG / 2))
+    positions = torch.from_numpy(distance * np.stack([across * np.sin(turn), y, across * np.cos(turn)], -1))
     lens = pinhole(FOV_DEG, size, size).double().expand(count, 3, 3)
-    return Cameras(look_at(positions, torch.from_numpy(center)), lens, size, size)
+    return Cameras(look_at(positions), lens, size, size)
 
 
 def _distinct(mesh: trimesh.Trimesh) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
