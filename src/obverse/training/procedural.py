@@ -45,6 +45,8 @@ FAMILIES: dict[str, tuple[Callable[[Build], None], float]] = {
     "vehicle": (large.vehicle, 5),
     "shoe": (made.shoe, 7),
     "hat": (made.hat, 2),
+    "ball": (made.ball, 4),
+    "figure": (made.figure, 5),
     "cutout": (made.cutout, 4),
     "hose": (made.hose, 2),
     "assembly": (made.assembly, 7),

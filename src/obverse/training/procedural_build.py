@@ -43,7 +43,8 @@ class Build:
         else:
             colors = np.concatenate([[color], colors[1:]])
         grain = draw.pick((0.0, 0.006, 0.012, 0.025)) if grain is None else grain
-        self.finishes.append(Finish(draw.pick(patterns), colors, draw.whole(0, 2**31 - 1), boxed, grain))
+        gloss = draw.between(0.1, 0.6) if draw.chance(0.25) else 0.0
+        self.finishes.append(Finish(draw.pick(patterns), colors, draw.whole(0, 2**31 - 1), boxed, grain, gloss))
         return len(self.finishes) - 1
 
     def add(self, part: Part, finish: int) -> Part:

@@ -28,6 +28,7 @@ class Finish:
     seed: int
     boxed: bool = False  # each face of a box gets its own picture
     grain: float = 0.012
+    gloss: float = 0.0  # baked light: how much streaks of it brighten a lathe, as in scans made under lamps
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -395,8 +396,22 @@ def painted(finish: Finish, height: int, width: int) -> Array:
             cell[:] = paint(draw, cell.shape[0], cell.shape[1], finish.colors)
     else:
         image = paint(draw, height, width, finish.colors)
+    if finish.gloss > 0 and not finish.boxed:
+        image = _lit(draw, image, finish.gloss)
     image = image + finish.grain * draw.rng.standard_normal((height, width, 1))
     return np.clip(image, 0, 1)
+
+
+def _lit(draw: Draw, image: Array, gloss: float) -> Array:
+    """Light that a scan took for paint: a few soft upright streaks, and shade towards the bottom."""
+    y, x = _axes(*image.shape[:2])
+    light = np.zeros(image.shape[:2])
+    for _ in range(draw.whole(1, 3)):
+        gap = np.abs((x - draw.between(0, 1) + 0.5) % 1 - 0.5)
+        rise = np.abs(y - draw.between(0.2, 0.5)) / draw.between(0.15, 0.6)
+        light = light + np.exp(-((gap / draw.between(0.02, 0.09)) ** 2) - rise**2)
+    image = image * (1 - 0.4 * gloss * np.clip(y * 1.5 - 0.5, 0, 1))[..., None]
+    return image + gloss * np.clip(light, 0, 1)[..., None] * (1 - image)
 
 
 def tiles(count: int) -> list[tuple[int, int, int, int]]:

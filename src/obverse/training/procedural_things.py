@@ -279,6 +279,66 @@ def hat(b: Build) -> None:
     b.deform(lambda p: p * [0.88, 1, 1])
 
 
+def ball(b: Build) -> None:
+    """Balls, eggs, marbles, globes on a foot: printed, dimpled, ribbed or with seams."""
+    d = b.draw
+    part = quadric((1, d.pick((1.0, 1.0, 1.0, d.between(0.7, 1.4))), 1), columns=44, rows=26)
+    f = b.finish(*ANY, "solid", "emblem", "metal", "printed")
+    relief = d.pick(("smooth", "dimples", "ribs"), (0.7, 0.15, 0.15))
+    if relief == "dimples":
+        count = d.whole(6, 12)
+        waves = np.prod(np.sin(part.vertices * count), axis=1)
+        part = part.mapped(part.vertices * (1 + 0.05 * waves)[:, None])
+    elif relief == "ribs":
+        count, turn = d.whole(4, 12), np.arctan2(part.vertices[:, 2], part.vertices[:, 0])
+        part = part.mapped(part.vertices * (1 - 0.04 * np.abs(np.cos(count * turn)) ** 8)[:, None])
+    b.add(part.turned(0, d.between(0, 90)), f)
+    if d.chance(0.3):
+        tilt = d.between(0, 90)
+        seam = torus(1.0, 0.025, sides=40)
+        for angle in d.pick(((tilt,), (tilt, tilt + 90), (0, 60, 120))):
+            b.add(seam.turned(0, angle), b.finish("solid", color=d.pick((3, 4, 5))))
+    if d.chance(0.15):
+        b.add(cylinder(0.5, 0.35, top=0.25, bevel=0.02).moved(0, -1.3, 0), b.finish("wood", "metal", "solid"))
+
+
+def figure(b: Build) -> None:
+    """Robots and figurines of separate round or square parts: body, head, arms, legs, antennas."""
+    d = b.draw
+    main = b.finish("solid", "emblem", "emblem", "panels", "metal")
+    second = b.finish("solid", "solid", "metal", color=d.pick((0, 0, 3, 4, 5)))
+    square = d.chance(0.4)
+
+    def block(w: float, h: float, t: float) -> Part:
+        if square:
+            return box(w, h, t, radius=0.2 * min(w, h, t), cuts=2)
+        r = min(0.1, h * 0.3)
+        return cylinder(w / 2, h, bevel=r, sides=26).moved(0, -h / 2, 0).scaled(1, 1, t / w)
+
+    w, h, deep = d.between(0.7, 1.1), d.between(0.7, 1.2), d.between(0.6, 0.95)
+    leg, thick = d.between(0.2, 0.8), d.between(0.2, 0.32)
+    b.add(block(w, h, w * deep).moved(0, leg + h / 2, 0), main)
+    b.pair(block(thick, leg + 0.1, thick).moved(w * 0.25, leg / 2 + 0.05, 0), second)
+    if d.chance(0.4):
+        b.pair(block(thick * 1.2, 0.15, thick * 1.7).moved(w * 0.25, 0.075, thick * 0.25), main)
+    arm = sweep(spline([(0, 0, 0), (0.04, -h * 0.35, 0), (0.02, -h * 0.65, d.between(0, 0.3))], 8), thick * 0.42)
+    b.pair(arm.turned(0, d.pick((0.0, 0.0, -90.0, -160.0))).moved(w / 2 + thick * 0.3, leg + h * 0.85, 0), second)
+    top, size = leg + h, w * d.between(0.35, 0.55)
+    if d.chance(0.5):
+        b.add(quadric((size, size * 0.85, size * deep), columns=26, rows=16).moved(0, top + size * 0.5, 0), main)
+    else:
+        b.add(block(size * 1.7, size * 1.4, size * 1.6).moved(0, top + size * 0.7, 0), main)
+    eye = quadric((size * 0.14,) * 3, columns=12, rows=8).moved(size * 0.4, top + size * 0.75, size * deep * 0.78)
+    b.pair(eye, b.finish("solid", color=d.pick((4, 5))))
+    if d.chance(0.4):
+        antenna = sweep(
+            np.array([(0, 0, 0), (0.05, 0.2, 0), (0.12, 0.4, 0)]) * size * 1.5, size * 0.06, outline=ring(8)
+        )
+        b.pair(antenna.moved(size * 0.4, top + size * 1.05, 0), second)
+    elif d.chance(0.3):
+        b.add(cylinder(size * 1.05, size * 0.3, bevel=0.04).moved(0, top + size * 1.1, 0), second)
+
+
 def cutout(b: Build) -> None:
     """Thick outlines: stars, hearts, gears, flowers, biscuits, letters, plaques."""
     d = b.draw

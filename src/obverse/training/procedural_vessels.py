@@ -124,14 +124,14 @@ def handle(b: Build, low: tuple[float, float], high: tuple[float, float], finish
     middle = (low[1] + high[1]) / 2
     reach = max(low[0], high[0])
     points = [
-        (low[0] - 0.06, low[1]),
+        (low[0] - 0.02, low[1]),
         (reach + out * 0.7, low[1] + 0.05),
         (reach + out, middle),
         (reach + out * 0.7, high[1] - 0.02),
-        (high[0] - 0.06, high[1]),
+        (high[0] - 0.02, high[1]),
     ]
     path = spline([(x, y, 0) for x, y in points], 18)
-    return b.add(sweep(path, d.between(0.06, 0.13), flatten=d.between(0.8, 1.8)), finish)
+    return b.add(sweep(path, d.between(0.06, 0.13), flatten=d.between(0.8, 1.8), round_ends=False), finish)
 
 
 def cup(b: Build) -> None:
