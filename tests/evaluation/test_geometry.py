@@ -35,7 +35,7 @@ def moved(mesh, *, scale=1.0, yaw_deg=0.0, shift=(0.0, 0.0, 0.0)):
 
 
 def samples(mesh, points=6000, **options):
-    return geometry.outer_surface(mesh, points=points, **options)
+    return geometry.outer_surface(mesh, points=points, **{"size": 200, **options})
 
 
 def test_concentric_spheres_are_their_difference_of_radii_apart():
