@@ -12,7 +12,9 @@ import numbers
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,8 @@ from .cameras import Cameras
 from .checks import Check
 from .errors import NoObjectError, UsageError
 from .feedforward import inflate as silhouette
+from .feedforward import triposr as tsr
+from .feedforward.framing import framed
 from .gaussians import Gaussians, rescale
 from .photo import Subject, read_photo
 from .render.fields import Field
@@ -35,6 +39,7 @@ from .surface.extract import EmptyFieldError, extract
 from .surface.gaussians import mesh_to_gaussians
 from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
+from .weights import KNOWN, native_bfloat16, source_for
 
 MAX_RESOLUTION = 512  # the grid is held whole: 0.5 GB at 512³
 OUTLINE_LIMIT = 0.9  # photos of objects measure 0.98 and more, wires and perforated sheets 0.5 to 0.85
@@ -73,19 +78,22 @@ class Reconstruction:
     camera: Cameras  # one camera, which sees ``subject.rgba``
     guessed: tuple[str, ...]  # one sentence for each thing that the photo does not tell
     gaussians: Gaussians | None = None  # in the frame of ``shape``; None: they are placed on the textured mesh
+    details: dict[str, str] = field(default_factory=dict)  # how it was run: joins the method's entry in the report
 
 
 @dataclass(frozen=True)
 class Method:
     """A way from photo to 3D, with what a user must know before choosing it."""
 
-    make: Callable[..., Reconstruction]  # (subject, *, seed, device) → Reconstruction
+    make: Callable[..., Reconstruction]  # (subject, *, seed, device[, weights]) → Reconstruction
     route: Literal["silhouette", "feed-forward", "multi-view diffusion", "distillation", "lifting"]
     views: int  # images predicted on the way; 0 if none
     download_mb: int
     licence: str
     weights_licence: str
     source: str
+    memory_mb: int | None = None  # peak of the whole command on a CPU, where measured
+    seconds: float | None = None  # of the whole command on two CPU cores, where measured
 
     @property
     def summary(self) -> str:
@@ -100,6 +108,7 @@ def create(
     seed: int = 0,
     settings: Settings | None = None,
     device: str = "cpu",
+    weights: str | Path | None = None,
     stages: Stages | None = None,
     **cutout: Any,
 ) -> Asset:
@@ -111,17 +120,22 @@ def create(
         seed: everything random derives from it; on a CPU the same seed gives the same bytes.
         settings: how fine the result is.
         device: where networks run: ``"cpu"``, or a device torch knows.
+        weights: file, folder or Hub id of a published method's weights; by default those that ``obverse weights
+            fetch`` has put into the Hub's cache.
         stages: a stopwatch to follow the run by; its rows end up in the report.
         cutout: passed to ``read_photo``: ``matte``, ``mask``, ``box``, ``foreground_ratio``, ``max_side``.
 
     Raises:
-        UsageError: unknown method, impossible seed or settings, or cut-out options for a Subject.
-        InputError: unusable photo. NoObjectError: nothing found in it.
+        UsageError: unknown method, impossible seed or settings, weights for a method that has none, or cut-out
+            options for a Subject.
+        InputError: unusable photo. NoObjectError: nothing found in it. WeightsError: no weights, or other ones.
     """
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
     if not _is_whole(seed) or seed < 0:
         raise UsageError(f"seed is {seed!r}, it must be a whole number of at least 0")
+    if weights is not None and method not in KNOWN:
+        raise UsageError(f"method {method!r} takes no weights; leave them out, or choose: {', '.join(KNOWN)}")
     settings, stages = settings or Settings(), stages or Stages()
     if not isinstance(settings, Settings):
         raise UsageError(f"settings is a {type(settings).__name__}; pass Settings(faces=50_000), for example")
@@ -133,8 +147,9 @@ def create(
         with stages("photo"):
             subject = read_photo(photo, **cutout)
     check_device(device)
+    chosen = {"weights": weights} if weights is not None else {}
     with stages(method):
-        reconstruction = METHODS[method].make(subject, seed=seed, device=device)
+        reconstruction = METHODS[method].make(subject, seed=seed, device=device, **chosen)
     return finish(reconstruction, subject, method=method, seed=int(seed), settings=settings, stages=stages)
 
 
@@ -156,6 +171,31 @@ def inflate(subject: Subject, *, seed: int = 0, device: str = "cpu") -> Reconstr
     )
 
 
+def triposr(
+    subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
+) -> Reconstruction:
+    """TripoSR: one pass through a transformer of 419 million parameters, trained on renders of Objaverse."""
+    precision = torch.bfloat16 if native_bfloat16(device) else torch.float32
+    network = loaded(tsr.load, *source_for("triposr", weights), device, precision)
+    solid = tsr.reconstruct(network, subject)
+    return Reconstruction(
+        solid,
+        framed(solid, subject.rgba[..., 3], tsr.input_camera(subject.rgba.shape[0])),
+        guessed=(
+            "Shape and colour of every side that the photo does not show are what TripoSR learned from renders.",
+            "The camera is taken to stand as in TripoSR's training, level and with a field of view of 40°; the crop is "
+            "fitted to the outline.",
+        ),
+        details={"precision": str(precision).removeprefix("torch.")},
+    )
+
+
+@lru_cache(maxsize=1)  # a folder of photos loads its network once; another method's takes its place
+def loaded(load: Callable[..., Any], source: str | Path, download: bool, device: str, dtype: torch.dtype) -> Any:
+    """A family's network, kept from one photo to the next."""
+    return load(source, download=download, device=device, dtype=dtype)
+
+
 METHODS: dict[str, Method] = {
     "inflate": Method(
         make=inflate,
@@ -165,6 +205,17 @@ METHODS: dict[str, Method] = {
         licence="Apache-2.0",
         weights_licence="none needed",
         source="Igarashi et al. 1999 (Teddy); Prasad and Fitzgibbon 2006",
+        memory_mb=885,
+        seconds=6.5,
+    ),
+    "triposr": Method(
+        make=triposr,
+        route="feed-forward",
+        views=0,
+        download_mb=KNOWN["triposr"].megabytes,
+        licence="MIT",
+        weights_licence=KNOWN["triposr"].licence,
+        source="Tochilkin et al. 2024, arXiv 2403.02151",
     ),
 }
 
@@ -209,6 +260,7 @@ def finish(
     with stages("agreement"):
         agreement = photo_agreement(textured.mesh, camera, subject)
     report = _report(subject, method, about or METHODS[method], seed, settings)
+    report["method"] |= reconstruction.details
     report["mesh"] = {
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),

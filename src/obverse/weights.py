@@ -329,9 +329,8 @@ def _read_pickle(path: Path) -> Any:
             "is trusted, or fetch it again if it was cut short"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path} is not a whole torch file ({str(error).splitlines()[0][:160]}); fetch it again"
-        ) from error
+        why = (str(error).splitlines() or ["it ends early"])[0][:160]
+        raise WeightsError(f"{path} is not a whole torch file ({why}); fetch it again") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Job:
     method: str
     seed: int
     device: str
+    weights: str | None
     settings: Settings
     formats: tuple[str, ...]
     height: float | None
@@ -169,7 +170,13 @@ def _make(name: str, job: Job, console: Console, stages: Stages) -> Asset:
     for check in subject.checks:
         console.doubt(check)
     asset = create_asset(
-        subject, method=job.method, seed=job.seed, settings=job.settings, device=job.device, stages=stages
+        subject,
+        method=job.method,
+        seed=job.seed,
+        settings=job.settings,
+        device=job.device,
+        weights=job.weights,
+        stages=stages,
     )
     for found in asset.report["checks"][len(subject.checks) :]:  # what only the result could show
         console.doubt(Check(**found))

@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_CODES, OutputError, UsageError
+from . import weights as weights_commands
 from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
 
 EXIT_CODE_TEXT = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(weights_commands.app, name="weights")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]
@@ -79,6 +82,9 @@ def create(
     atlas: Annotated[str, typer.Option(help="Texture charts: charts (fast) or xatlas.")] = "charts",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="A published method's weights: file, folder or Hub id; default: as fetched.")
+    ] = None,
     threads: Threads = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an asset that is there already.")] = False,
@@ -102,6 +108,7 @@ def create(
         method=method,
         seed=seed,
         device=pick_device(device),
+        weights=weights,
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians, atlas=atlas),  # type: ignore[arg-type]
         cutout={"matte": matte, "mask": mask, "box": parse_box(box), "foreground_ratio": foreground_ratio},
         formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
@@ -255,7 +262,7 @@ def evaluate(
 
 @app.command()
 def methods(json_output: Json = False) -> None:
-    """List the methods: route, download, licences."""
+    """List the methods: route, predicted views, download, licences, and what they take where that was measured."""
     from ..create import METHODS
 
     rows = [
@@ -266,6 +273,8 @@ def methods(json_output: Json = False) -> None:
             "download_mb": method.download_mb,
             "licence": method.licence,
             "weights_licence": method.weights_licence,
+            "memory_mb": method.memory_mb,
+            "seconds": method.seconds,
             "source": method.source,
             "summary": method.summary,
         }
@@ -273,9 +282,11 @@ def methods(json_output: Json = False) -> None:
     ]
     console = Console(json_output=json_output)
     for row in rows:
+        cost = f"; {row['seconds']:g} s and {row['memory_mb']} MB on two CPU cores" if row["seconds"] else ""
         text = (
-            f"{row['name']}: {row['summary']}\n    route {row['route']}, download {row['download_mb']} MB, "
-            f"licence {row['licence']}, weights {row['weights_licence']}\n    {row['source']}"
+            f"{row['name']}: {row['summary']}\n    route {row['route']}, views {row['views']}, download "
+            f"{row['download_mb']} MB, licence {row['licence']}, weights {row['weights_licence']}{cost}\n"
+            f"    {row['source']}"
         )
         console.result(row, text)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What each stage does, for people; stages not listed are shown by name.
 STAGE_WORDS = {
     "photo": "reading the photo, cutting the object out",
+    "triposr": "reconstructing with TripoSR",
     "surface": "extracting the surface",
     "repair": "closing and simplifying the mesh",
     "texture": "projecting the photo, baking the texture",

@@ -16,8 +16,8 @@ from ..errors import ObverseError
 from ..stages import Stages
 
 PACKAGES = (
-    "torch", "numpy", "numba", "scipy", "pillow", "trimesh", "opencv-python-headless", "typer",
-    "rich",
+    "torch", "numpy", "numba", "scipy", "pillow", "trimesh", "opencv-python-headless", "safetensors",
+    "huggingface-hub", "typer", "rich",
 )  # fmt: skip
 EXTRAS = {
     "matte": ("rembg", "learned cut-outs"),
@@ -26,6 +26,7 @@ EXTRAS = {
     "video": ("imageio_ffmpeg", ".mp4 turntables"),
     "spz": ("zstandard", "reading .spz version 4"),
     "usd": ("pxr", "reading binary USD"),
+    "diffusion": ("transformers", "networks of published models"),
 }
 
 
