@@ -28,11 +28,12 @@ from ..formats.files import atomic_write
 from ..photo import Subject
 from ..render.triangles import render_mesh
 from ..sheet import png_bytes, to_image
-from .alignment import Similarity
+from .alignment import Similarity, align
 from .baselines import card, oracle
 from .cases import Case, Scene, photo_camera, photo_frame, stage
-from .geometry import compare, outer_surface
-from .images import over
+from .geometry import scores_under
+from .images import lpips_available, over
+from .outside import outer_surface, sound
 from .placement import by_outline
 from .protocols import Protocol
 from .sweep import Sweep, judge, sweep_of, view_means
@@ -118,7 +119,7 @@ def run(
 
 def fingerprint(case: Case, one: Entrant, protocol: Protocol) -> str:
     """Key of everything a score depends on."""
-    parts = [SCORES_VERSION, asdict(case), one.name, one.about, protocol.to_dict()]
+    parts = [SCORES_VERSION, asdict(case), one.name, one.about, protocol.to_dict(), lpips_available()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -142,20 +143,21 @@ def score(mesh: trimesh.Trimesh, scene: Scene, sweep: Sweep, protocol: Protocol)
         protocol: alignment and number of points.
 
     Returns:
-        ``raw``, ``placed`` (by the photo's outline) and ``aligned``: geometry as ``geometry.compare`` names it, lengths
-        in longest sides of the truth, and ``distance_visible`` and ``distance_hidden``, the mean distance to the
-        result from the surface that the photo shows and from the other; ``images``: means over the views; ``views``:
-        each of them; ``placement``: the map that was applied before they were rendered.
+        ``raw``, ``placed`` (by the photo's outline) and ``aligned``: geometry as ``GeometryScores.to_dict`` names it,
+        lengths in longest sides of the truth, and ``distance_visible`` and ``distance_hidden``, the mean distance to
+        the result from the surface that the photo shows and from the other; ``images``: means over the views;
+        ``views``: each of them; ``placement``: the map that was applied before they were rendered.
     """
-    outer = outer_surface(mesh, points=protocol.points).points
-    maps = {"raw": Similarity(), "placed": by_outline(mesh, scene)}
+    plain = sound(mesh)
+    result = (plain, outer_surface(plain, points=protocol.points, seed=1))
+    truth = (sound(scene.truth), sweep.surface)
+    aligned = align(result[1].points, sweep.surface.points, how=protocol.align)
+    maps = {"raw": Similarity(), "placed": by_outline(mesh, scene), "aligned": aligned}
     scores: dict[str, Any] = {}
     for name, similarity in maps.items():
-        scores[name] = compare(moved(mesh, similarity), scene.truth, how="none", points=protocol.points).to_dict()
-    aligned = compare(mesh, scene.truth, how=protocol.align, points=protocol.points)
-    maps["aligned"], scores["aligned"] = aligned.similarity, aligned.to_dict()
-    for name, similarity in maps.items():
-        scores[name] |= _distances(similarity.apply(outer), sweep)
+        how = protocol.align if name == "aligned" else "none"
+        found = scores_under(similarity, result, truth, how=how)
+        scores[name] = found.to_dict() | _distances(similarity.apply(result[1].points), sweep)
     chosen = maps["placed" if protocol.place == "outline" else "aligned"]
     scores["placement"] = {
         "scale": round(chosen.scale, 6),

@@ -33,6 +33,7 @@ from ..formats.files import atomic_write, read_bytes, reading
 from ..formats.meshes import MESH_FORMATS, read_mesh
 from ..photo import Subject, read_photo
 from ..render.studio import Studio, photograph, random_studio
+from ..render.triangles import render_mesh
 from ..sheet import png_bytes, to_image
 from .protocols import Protocol
 
@@ -75,8 +76,6 @@ class Scene:
     def take(self, cameras: Cameras) -> Tensor:
         """Pictures of the truth under the case's light → [V, H, W, 4], straight alpha."""
         if self.studio is None:
-            from ..render.triangles import render_mesh
-
             return render_mesh(self.truth, cameras, background=None, shading="unlit")
         return photograph(self.truth, cameras, studio=self.studio)
 

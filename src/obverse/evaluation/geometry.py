@@ -119,16 +119,40 @@ def compare(
     found = outer_surface(mesh, points=points, seed=2 * seed + 1)
     wanted = outer_surface(truth, points=points, seed=2 * seed)
     similarity = align(found.points, wanted.points, how=how, seed=seed)
+    return scores_under(similarity, (mesh, found), (truth, wanted), how=how, resolution=resolution)
+
+
+def scores_under(
+    similarity: Similarity,
+    result: tuple[trimesh.Trimesh, SurfaceSamples],
+    truth: tuple[trimesh.Trimesh, SurfaceSamples],
+    *,
+    how: How = "none",
+    resolution: int = 64,
+) -> GeometryScores:
+    """``compare`` for surfaces already sampled and a map already known, so that several maps share the sampling.
+
+    Args:
+        similarity: what lays the result over the truth.
+        result: mesh and samples, before that.
+        truth: mesh and samples, its longest side 1.
+        how: what the scores are to say of the map.
+        resolution: cells along the grid of the volume IoU.
+
+    Raises:
+        InputError: as ``compare`` does.
+    """
+    (mesh, found), (wanted_mesh, wanted) = result, truth
     found = SurfaceSamples(similarity.apply(found.points), similarity.turn(found.normals))
     pairs = _Nearest.of(found.points, wanted.points)
     return GeometryScores(
         how,
         similarity,
-        points,
+        len(found),
         _chamfer(pairs),
         _f_scores(pairs, THRESHOLDS),
         _consistency(pairs, found, wanted),
-        volume_iou(_moved(mesh, similarity), truth, resolution=resolution),
+        volume_iou(_moved(mesh, similarity), wanted_mesh, resolution=resolution),
     )
 
 

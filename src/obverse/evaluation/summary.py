@@ -16,7 +16,7 @@ from .sweep import view_means
 REFERENCE = "inflate"  # differences are to this method
 ALL = "all"
 PARTS = ("placed", "aligned", "raw")  # of the geometry, in the order of the tables
-FEW = 12  # different angles up to which each is a bin of its own
+FEW = 12  # different azimuths up to which each is a bin of its own
 STEPS = {"azimuth": 30.0, "elevation": 15.0, "angle": 30.0}  # degrees between the middles of bins otherwise
 
 Record = dict[str, Any]
@@ -111,8 +111,8 @@ def curves(records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
     """One method's quality by angle away from the photo.
 
     ``azimuth``: absolute difference of azimuth; ``elevation``: signed difference of elevation; ``angle``: between the
-    two viewing directions. Up to 12 different angles are a bin each, more are sorted into bins around multiples of
-    30° (15° of elevation). In a bin the views of an object count as one.
+    two viewing directions. Bins are 30° wide (15° of elevation) around multiples of that, but up to 12 different
+    azimuths are a bin each, because they are the rig's. In a bin the views of an object count as one.
     """
     sides: dict[str, Callable[[Record], float]] = {
         "azimuth": lambda view: abs(view["azimuth_deg"]),
@@ -122,7 +122,7 @@ def curves(records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for kind, angle in sides.items():
         different = {angle(view) for record in records for view in record.get("views", [])}
-        step = STEPS[kind] if len(different) > FEW else None
+        step = None if kind == "azimuth" and len(different) <= FEW else STEPS[kind]
         bins: dict[float, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
         for record in records:
             for view in record.get("views", []):

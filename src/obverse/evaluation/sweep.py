@@ -22,6 +22,7 @@ from ..lifting.losses import WINDOW
 from ..render.triangles import rasterize, render_mesh
 from .cases import Scene
 from .images import BEST_DB, SCALES, lpips, lpips_available, mask_iou, ms_ssim, over, psnr, ssim
+from .outside import SurfaceSamples, outer_surface, sound
 from .protocols import Protocol
 
 WHITE = (1.0, 1.0, 1.0)
@@ -45,6 +46,7 @@ class Sweep:
     visible: np.ndarray  # bool [V, H, W] those of them that the photo shows too
     points_visible: np.ndarray  # [n, 3] surface points of the truth that the photo shows
     points_hidden: np.ndarray  # [n, 3] and that it does not
+    surface: SurfaceSamples  # of the truth's outer surface
 
 
 def sweep_of(scene: Scene, protocol: Protocol) -> Sweep:
@@ -77,6 +79,7 @@ def sweep_of(scene: Scene, protocol: Protocol) -> Sweep:
         visible=seen,
         points_visible=_some(points[seen]),
         points_hidden=_some(points[solid & ~seen]),
+        surface=outer_surface(sound(scene.truth), points=protocol.points, seed=0),
     )
 
 
