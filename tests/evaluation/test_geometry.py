@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from obverse.errors import InputError, UsageError
-from obverse.evaluation import geometry
+from obverse.evaluation import alignment, geometry
 from obverse.evaluation.geometry import SurfaceSamples
 
 
@@ -94,6 +94,16 @@ def test_normals_of_a_tilted_plane_differ_by_its_angle():
     found = geometry.normal_consistency(a, b)
     assert (found.to_truth, found.from_truth, found.mean) == (pytest.approx(math.cos(0.3)),) * 3
     assert found.signed == pytest.approx(-math.cos(0.3))
+
+
+def test_normals_are_compared_between_nearest_points():
+    points, normals = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]]), np.eye(3)
+    order = [2, 0, 1]
+    near = SurfaceSamples(points[order] + 0.1, normals[order])
+    found = geometry.normal_consistency(SurfaceSamples(points, normals), near)
+    assert (found.to_truth, found.from_truth, found.signed) == (1, 1, 1)
+    turned = geometry.normal_consistency(SurfaceSamples(points, normals), SurfaceSamples(points[order], normals))
+    assert (turned.to_truth, turned.from_truth, turned.signed) == (0, 0, 0)
 
 
 def test_outer_surface_is_even_by_area():
@@ -202,6 +212,14 @@ def test_scale_can_be_held():
     copy = moved(shape, scale=1.1, shift=(0.2, 0, 0))
     found = geometry.align(samples(copy).points, samples(shape).points, how="similarity", scale=False)
     assert found.scale == 1
+
+
+def test_alignment_descends_the_chamfer_distance_that_is_reported():
+    a, b = samples(corner_shape(), 400).points, samples(sphere(0.3), 300, seed=1).points
+    there = geometry.Similarity(1.7, np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]]), np.array([0.1, 0.2, -0.1]))
+    value, following = alignment._Pair.of(a, b, scale=True, rotate=True).step(there)
+    assert value == pytest.approx(geometry.chamfer(there.apply(a), b).mean)
+    assert geometry.chamfer(following.apply(a), b).mean < value
 
 
 def test_alignment_never_moves_away():
