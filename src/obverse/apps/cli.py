@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_CODES, OutputError, UsageError
+from . import train as train_commands
 from . import weights as weights_commands
 from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(train_commands.app, name="train")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]

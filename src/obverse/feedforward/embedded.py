@@ -12,17 +12,22 @@ blocks at a sixteenth (He et al. 2016; Dosovitskiy et al. 2021; joined by skips 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as f
 
 from ..cameras import Cameras
+from ..errors import WeightsError
+from ..weights import load_strict, read_checkpoint
 
 OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
 THRESHOLD_BLUR = 1.0  # columns
@@ -154,7 +159,7 @@ class Layer(nn.Module):
 def network_input(rgba: np.ndarray) -> np.ndarray:
     """A crop [S, S, 4], straight alpha → [INPUTS, S, S]: what the network sees, centred around zero where it is known.
 
-    The distance to the outline is that to the nearest pixel outside, in half sides of the crop.
+    The distance to the outline is that to the nearest pixel outside, in eighths of the crop's side.
     """
     side = len(rgba)
     alpha = rgba[..., 3]
@@ -318,3 +323,34 @@ def _occupied(field: FrustumField) -> tuple[tuple[float, float, float], tuple[fl
     low, high = world.min(0).values, world.max(0).values
     margin = 3 * field.half / columns
     return tuple((low - margin).tolist()), tuple((high + margin).tolist())  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+WEIGHTS = Path(__file__).with_name("embedded.safetensors")  # in the wheel
+FORMAT = "obverse embedded 1"
+
+
+def save(network: Network, path: str | Path) -> None:
+    """Write a network's weights as float16 safetensors, its sizes beside them."""
+    path = Path(path)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
+    hidden = path.with_name(f".{path.name}.partial")
+    save_file(tensors, hidden, metadata={"format": FORMAT, "config": json.dumps(asdict(network.config))})
+    hidden.replace(path)
+
+
+def load(path: str | Path = WEIGHTS, *, device: str = "cpu") -> Network:
+    """Network with the weights of a file, in float32, in evaluation mode.
+
+    Raises:
+        WeightsError: it is missing, damaged, or of another network.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.rest.get("format") != FORMAT:
+        raise WeightsError(f"{path} does not say that it is {FORMAT!r}; make one with obverse train embedded")
+    with torch.device("meta"):
+        network = Network(Config(**json.loads(checkpoint.rest["config"])))
+    load_strict(network, checkpoint.tensors, source=path, family="the embedded model", device=device)
+    return network

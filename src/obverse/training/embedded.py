@@ -163,7 +163,7 @@ def sample_colors(colors: Tensor, points: Tensor) -> Tensor:
 def validation(
     collection: Collection, *, count: int = 256, seed: int = 0, size: int = 32
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A function that measures a network on ``count`` photographs, one object after the other.
+    """A function that measures a network on ``count`` photographs, or as many as there are, one object after the other.
 
     It gives ``iou``: mean over photographs of the volume IoU in the frustum at a threshold of ½; ``iou_filled`` with
     thresholds by column; ``color``: mean absolute error; ``elevation_deg``: mean absolute error.
@@ -171,6 +171,7 @@ def validation(
     from ..feedforward.embedded import column_thresholds
 
     rng = np.random.default_rng(seed)
+    count = min(count, len(collection))
     objects = np.arange(count) % len(collection.shares)
     rows = rng.integers(collection.starts[objects], collection.starts[objects + 1])
     prepared = [gather(collection, rows[i : i + size], None) for i in range(0, count, size)]

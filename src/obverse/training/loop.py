@@ -1,11 +1,13 @@
 """The training loop: any network, any loss, any source of batches; averaged weights, resuming, curves.
 
 The state after N steps depends on the seed and N only, so a run in pieces is as good as one long run; on a CPU, with
-the same number of threads, to the bit.
+the same number of threads, to the bit. Where ``torch.distributed`` is initialised, every process takes batches of its
+own and gradients are averaged over all (Goyal et al. 2017); the first process writes.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -36,7 +39,7 @@ class Schedule:
     weight_decay: float = 0.02
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # share of the averaged weights that a step keeps, once the run is long enough
-    save_every: int = 200  # steps between checkpoints
+    save_every: int = 100  # steps between checkpoints
     check_every: int = 1000  # steps between validations
 
     def __post_init__(self) -> None:
@@ -83,7 +86,8 @@ def train(
 
     Args:
         network: on the device to train on; its weights are the start unless ``folder`` holds a checkpoint.
-        batch: step → tensors on the CPU. Called ahead of time from one other thread.
+        batch: step → tensors on the CPU. Called ahead of time from one other thread. Processes that train together
+            give different batches.
         loss: (network, batch on the network's device) → named terms; the one called ``"loss"`` is minimised.
         schedule: how long and how fast.
         folder: ``checkpoint.pt`` and ``log.jsonl`` live here, and what the run goes on from.
@@ -100,7 +104,11 @@ def train(
     device = next(network.parameters()).device
     window: dict[str, list[float]] = {}
 
+    first = _rank() == 0
+
     def note(row: dict[str, Any]) -> None:
+        if not first:
+            return
         with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         if progress:
@@ -117,6 +125,7 @@ def train(
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
                 terms = loss(state.network, current)
             terms["loss"].backward()
+            _average_gradients(state.network)
             _step(state, schedule)
             state.seconds += time.perf_counter() - start
             for name, value in terms.items():
@@ -125,12 +134,13 @@ def train(
                 means = {k: round(sum(v) / len(v), 5) for k, v in window.items()}
                 note({"step": state.step, "seconds": round(state.seconds, 1), **means})
                 window.clear()
-            if state.step % schedule.save_every == 0:
+            if first and state.step % schedule.save_every == 0:
                 save(state, folder / "checkpoint.pt")
-            if validate and state.step % schedule.check_every == 0:
+            if validate and first and state.step % schedule.check_every == 0:
                 note({"step": state.step, "seconds": round(state.seconds, 1), **validate(state.averaged)})
         coming.result()
-    save(state, folder / "checkpoint.pt")
+    if first:
+        save(state, folder / "checkpoint.pt")
     return state
 
 
@@ -155,9 +165,24 @@ def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
     return state
 
 
-def _copy(network: nn.Module) -> nn.Module:
-    import copy
+def _rank() -> int:
+    """This process's number among those that train together."""
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
+
+def _average_gradients(network: nn.Module) -> None:
+    """Replace every gradient by its mean over the processes that train together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False)
 
 

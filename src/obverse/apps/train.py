@@ -1,0 +1,273 @@
+"""``obverse train``: make the embedded model's weights from a folder, or a pack, of objects."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError, ObverseError, UsageError
+from .console import Console
+
+app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+
+SHARES = {"scan": 0.25, "procedural": 0.35}  # of the photographs drawn; modelled objects get the rest
+VIEWS = {"scan": 64, "procedural": 4}  # photographs per object; others take --views
+HELD = 6  # of the scans (of all objects where there are none) one in so many is kept for validation
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on, and for how long."""
+
+    objects: Path | None
+    procedural: int
+    output: Path
+    steps: int | None
+    minutes: float | None
+    batch: int
+    views: int
+    seed: int
+    device: str
+    start: Path | None
+    workers: int
+
+
+@app.command("pack")
+def pack_objects(
+    objects: Annotated[Path, typer.Argument(help="Folder of meshes, perhaps with an index.csv.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("objects.pack"),
+) -> None:
+    """Pack a collection of objects into one small file, which train embedded takes on another machine."""
+    from ..training.objects import find_objects
+    from ..training.packs import pack
+
+    console = Console()
+    items = find_objects(objects)
+    refused = pack(items, output)
+    for name, why in refused.items():
+        console.detail(f"left out {name}: {why}")
+    size = round(output.stat().st_size / 1e6, 1)
+    record = {"output": str(output), "objects": len(items) - len(refused), "left_out": len(refused), "megabytes": size}
+    console.result(record, f"{output}: {record['objects']} objects, {len(refused)} left out, {size} MB")
+
+
+@app.command("embedded")
+def train_embedded(
+    objects: Annotated[Path | None, typer.Option(help="Folder of meshes, or a pack of them.")] = None,
+    procedural: Annotated[int, typer.Option(help="Invented objects to learn from besides.")] = 3000,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; a run that is there goes on.")
+    ] = Path("run"),
+    minutes: Annotated[float | None, typer.Option(help="Training time; or --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps; runs of equal steps and seed give equal weights.")] = None,
+    batch: Annotated[int, typer.Option(help="Photographs per step and process.")] = 32,
+    views: Annotated[int, typer.Option(help="Photographs per modelled object.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides photographs, batches and the start.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that photograph; 0: one per core.")] = 0,
+) -> None:
+    """Train the embedded model; the folder gets checkpoint, log, embedded.safetensors and embedded.md.
+
+    Started by torchrun, every process trains on its own device and gradients are averaged.
+    """
+    if (minutes is None) == (steps is None):
+        raise UsageError(f"--minutes is {minutes} and --steps is {steps}; give one of the two")
+    job = TrainJob(
+        objects, procedural, output, steps, minutes, batch, views, seed, _device(device), init, workers or _cores()
+    )
+    run(job, Console())
+
+
+def run(job: TrainJob, console: Console) -> None:
+    """Photograph, train, validate, export."""
+    import torch
+
+    from ..feedforward import embedded as model
+    from ..training import embedded as training
+    from ..training.loop import Schedule, train
+
+    rank = _join(job.device)
+    photographs = prepare(job, console) if rank == 0 else []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        photographs = photographs or prepare(job, console)
+    learnt, held = split(photographs)
+    collection = training.collect([row["path"] for row in learnt], weights_of(learnt))
+    console.say(f"{len(learnt)} objects in {len(collection)} photographs, {len(held)} objects held out")
+    unseen = training.collect([row["path"] for row in held], [1.0] * len(held))
+    torch.manual_seed(job.seed)
+    network = model.load(job.start) if job.start else model.Network()
+    network = network.train().requires_grad_(True).to(job.device)
+    schedule = Schedule(steps=job.steps, minutes=job.minutes)
+    state = train(
+        network, training.batches(collection, size=job.batch, seed=job.seed + 7919 * rank), training.loss,
+        schedule=schedule, folder=job.output, validate=training.validation(unseen),
+        progress=lambda row: console.say(json.dumps(row)), half=True,
+    )  # fmt: skip
+    if rank:
+        return
+    measured = training.validation(unseen, count=512)(state.averaged)
+    export(job, state, learnt, measured, asdict(schedule))
+    path = job.output / "embedded.safetensors"
+    record = {"output": str(path), "steps": state.step, "seconds": round(state.seconds), **measured}
+    console.result(record, f"{path}: {state.step} steps, {record['seconds']} s, {json.dumps(measured)}")
+
+
+def export(job: TrainJob, state: Any, learnt: list[dict[str, Any]], measured: dict[str, Any], plan: dict) -> None:
+    """The wheel's file and its card."""
+    from ..feedforward import embedded as model
+    from ..training.card import model_card
+
+    model.save(state.averaged, job.output / "embedded.safetensors")
+    settings = {"steps": state.step, "hours": round(state.seconds / 3600, 2), "batch": job.batch, "seed": job.seed}
+    card = model_card(
+        objects=[row for row in learnt if row["group"] != "procedural"],
+        procedural=sum(row["group"] == "procedural" for row in learnt),
+        training={**settings, **plan, "started from": job.start.name if job.start else "random weights"},
+        measured=measured,
+    )
+    (job.output / "embedded.md").write_text(card, encoding="utf-8")
+
+
+def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
+    """Photograph every object that is not photographed yet → rows with ``path`` and what is known of the object."""
+    folder = job.output / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        *_collected(job.objects),
+        *({"id": f"procedural_{s:06d}", "group": "procedural"} for s in range(job.procedural)),
+    ]
+    if not rows:
+        raise UsageError("there is nothing to learn from; give --objects, or --procedural above 0")
+    tasks = [(row, job.objects, folder, VIEWS.get(row["group"], job.views)) for row in rows]
+    kept, refused = [], {}
+    with _pool(job.workers) as each:
+        for number, (row, (path, why)) in enumerate(zip(rows, each(_photograph, tasks), strict=True), 1):
+            if path is None:
+                refused[row["id"]] = why
+            else:
+                kept.append({**row, "path": path})
+            if number % 500 == 0:
+                console.say(f"photographed {number} of {len(rows)} objects")
+    (job.output / "left_out.json").write_text(json.dumps(refused, indent=1), encoding="utf-8")
+    if not kept:
+        raise InputError(f"none of {len(rows)} objects can be learnt from; {job.output / 'left_out.json'} says why")
+    return kept
+
+
+def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to learn from, and rows to validate with: every sixth scan, or object where there is no scan."""
+    candidates = [row for row in rows if row["group"] == "scan"]
+    candidates = candidates or [row for row in rows if row["group"] != "procedural"] or rows
+    held = {row["id"] for row in sorted(candidates, key=lambda row: row["id"])[::HELD]}
+    return [r for r in rows if r["id"] not in held] or rows, [r for r in rows if r["id"] in held]
+
+
+def weights_of(rows: list[dict[str, Any]]) -> list[float]:
+    """How often each object is drawn: groups get their shares, objects of a group share alike."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["group"]] = counts.get(row["group"], 0) + 1
+    rest = 1 - sum(share for group, share in SHARES.items() if group in counts)
+    others = sum(count for group, count in counts.items() if group not in SHARES)
+    return [SHARES[r["group"]] / counts[r["group"]] if r["group"] in SHARES else rest / others for r in rows]
+
+
+def _collected(objects: Path | None) -> list[dict[str, str]]:
+    """Rows of a folder's or a pack's objects."""
+    from ..training.objects import find_objects
+    from ..training.packs import packed
+
+    if objects is None:
+        return []
+    if objects.is_file():
+        return packed(objects)
+    return [
+        {
+            "id": i.id,
+            "group": i.group,
+            "licence": i.licence,
+            "author": i.author,
+            "source": i.source,
+            "file": str(i.path),
+        }
+        for i in find_objects(objects)
+    ]
+
+
+def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Path | None, str]:
+    """Prepare one object, in a process of its own → its file, or why it was left out."""
+    from ..training.embedded import prepare as prepare_one
+    from ..training.objects import load_object, normalised
+    from ..training.packs import unpack_one
+    from ..training.procedural import procedural_object
+
+    row, objects, folder, views = task
+    name = row["id"]
+    mesh: Callable[[], Any]
+    if row["group"] == "procedural":
+        mesh = lambda: normalised(procedural_object(int(name.rsplit("_", 1)[1])))  # noqa: E731
+    elif "file" in row:
+        mesh = lambda: load_object(row["file"])  # noqa: E731
+    else:
+        mesh = lambda: unpack_one(objects, name)  # type: ignore[arg-type]  # noqa: E731
+    try:
+        return prepare_one(mesh, name, folder, views=views), ""
+    except ObverseError as error:
+        return None, str(error)
+
+
+class _pool:
+    """A map over processes of one thread each, or over this one."""
+
+    def __init__(self, workers: int) -> None:
+        self.pool = (
+            ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+            if workers > 1
+            else None
+        )
+
+    def __enter__(self) -> Callable[..., Any]:
+        return map if self.pool is None else (lambda task, rows: self.pool.map(task, rows, chunksize=4))  # type: ignore[union-attr]
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    from ..parallel import set_threads
+
+    set_threads(1)
+
+
+def _join(device: str) -> int:
+    """Join the other processes torchrun started, if it did → this process's number."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return 0
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return torch.distributed.get_rank()
+
+
+def _device(name: str) -> str:
+    """The device asked for, or the best there is; under torchrun each process takes its own GPU."""
+    from .cli import pick_device
+
+    picked = pick_device(name)
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local is not None and picked == "cuda" else picked
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+import trimesh
+from typer.testing import CliRunner
+
+from obverse.apps.cli import app
+from obverse.apps.train import split, weights_of
+from obverse.errors import UsageError
+from obverse.feedforward.embedded import load
+from obverse.formats.meshes import write_mesh
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_pack_and_invented_objects_become_weights_with_a_card(tmp_path):
+    write_mesh(trimesh.creation.box((1, 0.8, 0.6)), tmp_path / "objects" / "box.glb")
+    (tmp_path / "objects" / "index.csv").write_text("id,licence,author,source_repo\nbox,CC-BY-4.0,Ann,ann/boxes\n")
+    assert invoke("pack", tmp_path / "objects", "-o", tmp_path / "o.pack").exit_code == 0
+    done = invoke(
+        "embedded", "--objects", tmp_path / "o.pack", "--procedural", 2, "--steps", 2, "--batch", 2, "--views", 2,
+        "--workers", 1, "--device", "cpu", "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "run" / "embedded.safetensors").config.photo == 128
+    card = (tmp_path / "run" / "embedded.md").read_text(encoding="utf-8")
+    assert "| CC-BY-4.0 | Ann | ann/boxes | 1 |" in card or "1 modelled" not in card
+    assert json.loads((tmp_path / "run" / "left_out.json").read_text()) == {}
+
+
+def test_time_or_steps_and_something_to_learn_from(tmp_path):
+    with pytest.raises(UsageError, match="give one of the two"):
+        invoke("embedded", "-o", tmp_path)
+    with pytest.raises(UsageError, match="nothing to learn from"):
+        invoke("embedded", "--procedural", 0, "--steps", 1, "--device", "cpu", "-o", tmp_path)
+
+
+def test_every_sixth_scan_is_held_out():
+    rows = [{"id": f"s{i}", "group": "scan"} for i in range(12)] + [{"id": "m", "group": "modelled"}]
+    learnt, held = split(rows)
+    assert [r["id"] for r in held] == ["s0", "s4"]
+    assert len(learnt) == 11
+
+
+def test_groups_are_drawn_by_their_shares_whatever_their_number():
+    rows = [{"group": g} for g in ["scan"] * 5 + ["procedural"] * 70 + ["modelled"] * 20 + ["toys"] * 5]
+    shares = weights_of(rows)
+    assert sum(shares) == pytest.approx(1)
+    assert sum(shares[:5]) == pytest.approx(0.25)
+    assert sum(shares[75:]) == pytest.approx(0.4)
