@@ -89,10 +89,10 @@ def test_each_family_keeps_the_promised_limits(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_each_family_can_be_drawn(name: str) -> None:
-    image = render_mesh(procedural_object(SEEDS[name]), orbit([30.0], [20.0], size=32))[0].numpy()
+    image = render_mesh(procedural_object(SEEDS[name]), orbit([30.0], [20.0], size=64))[0].numpy()
     assert np.isfinite(image).all()
-    inside = image[..., 3] > 0.99
-    assert inside.sum() > 10
+    inside = image[..., 3] > 0.5
+    assert inside.sum() > 20
     assert image[inside][:, :3].std(axis=0).max() > 0.003
 
 

@@ -252,8 +252,11 @@ def fruit(b: Build) -> None:
             b.add(layer.scaled(1 - 0.1 * y, 1, depth * (1 - 0.1 * y)).moved(0, y, 0), filling)
             y += h * 0.98
     else:
-        for i in range(d.whole(5, 16)):
-            at = d.vector(0.35) * [1, 1.4, 1] if i else np.zeros(3)
+        places = [np.zeros(3)]
+        for _ in range(d.whole(5, 14)):
+            step = d.vector() * [1, 1.2, 1]
+            places.append(places[d.whole(0, len(places) - 1)] + 0.55 * step / np.linalg.norm(step))
+        for at in places:
             b.add(quadric((0.34, 0.37, 0.34), columns=12, rows=8).moved(*at), skin)
 
 

@@ -48,7 +48,9 @@ def palette(draw: Draw, style: str | None = None) -> Array:
     """Colours [6, 3] that go together: one leading, two near it, one against it, one light, one dark."""
     styles = ("bright", "muted", "neutral", "pastel", "dark", "earth")
     style = style or draw.pick(styles, (0.32, 0.24, 0.18, 0.1, 0.05, 0.11))
-    hue = draw.between(0.02, 0.12) if style == "earth" else draw.between(0, 1)
+    hue = draw.between(-0.05, 0.17) if draw.chance(0.4) else draw.between(0, 1)  # things are warmer than chance
+    if style == "earth":
+        hue = draw.between(0.02, 0.12)
     low, high, dim, lit = {
         "bright": (0.65, 1.0, 0.6, 1.0),
         "muted": (0.2, 0.5, 0.35, 0.85),

@@ -36,7 +36,7 @@ from .procedural_textures import ANY, PLAIN
 def bottle(b: Build) -> None:
     """Bottles and jars: a body, a shoulder, a neck, a cap or a pump."""
     d = b.draw
-    height, neck = d.between(1.2, 3.6), d.between(0.2, 0.85)
+    height, neck = 1.3 * 5.0 ** d.between(0, 1), d.between(0.22, 0.85)
     shoulder, start = d.between(0.5, 0.85) * height, d.between(0.02, 0.12)
     waist = d.pick((1.0, 1.0, 1.0, d.between(0.75, 1.15)))
     lip = height * d.between(0.9, 0.97) if neck < 0.7 else height * 0.96
@@ -81,7 +81,7 @@ def squared(points: Array, power: float) -> Array:
 def can(b: Build) -> None:
     """Tins, drums, tubs and rolls."""
     d = b.draw
-    height, rim = d.between(0.35, 3.0), d.between(0.02, 0.08)
+    height, rim = d.between(0.35, 4.0), d.between(0.02, 0.08)
     inner = 1 - d.between(0.04, 0.12)
     body = b.finish("label", "printed", "printed", "printed", "stripes", "solid", "photo")
     end = b.finish("metal", "metal", "solid")
