@@ -44,11 +44,27 @@ POSED = tl.constexpr(17)  # numbers of a camera that have a gradient
 
 @triton.jit(do_not_specialize=["width", "height", "tiles_x", "tiles_y", "paper_v", "paper_y", "paper_x"])
 def scatter(
-    records: Any, entries: Any, slots: Any, starts: Any, paper: Any, depth: Any, through: Any, last: Any,
-    color_gradient: Any, alpha_gradient: Any, depth_gradient: Any, rows: Any,
-    width: Any, height: Any, tiles_x: Any, tiles_y: Any, paper_v: Any, paper_y: Any, paper_x: Any,
+    records: tl.tensor,
+    entries: tl.tensor,
+    slots: tl.tensor,
+    starts: tl.tensor,
+    paper: tl.tensor,
+    depth: tl.tensor,
+    through: tl.tensor,
+    last: tl.tensor,
+    color_gradient: tl.tensor,
+    alpha_gradient: tl.tensor,
+    depth_gradient: tl.tensor,
+    rows: tl.tensor,
+    width: tl.tensor,
+    height: tl.tensor,
+    tiles_x: tl.tensor,
+    tiles_y: tl.tensor,
+    paper_v: tl.tensor,
+    paper_y: tl.tensor,
+    paper_x: tl.tensor,
     CHUNK: tl.constexpr,
-) -> None:  # fmt: skip
+) -> None:
     """Walk one tile back to front from what its pixels used last, and write one row of sums per pair.
 
     ``slots`` [P] says which of ``rows`` [P, ROW] belongs to a pair; rows of pairs no pixel used are not written. With
@@ -109,7 +125,13 @@ def scatter(
 
 @triton.jit(do_not_specialize=["count"])
 def sum_rows(
-    rows: Any, firsts: Any, reached: Any, totals: Any, count: Any, BLOCK: tl.constexpr, LONG: tl.constexpr
+    rows: tl.tensor,
+    firsts: tl.tensor,
+    reached: tl.tensor,
+    totals: tl.tensor,
+    count: tl.tensor,
+    BLOCK: tl.constexpr,
+    LONG: tl.constexpr,
 ) -> None:
     """Add up the rows of each instance, which lie side by side, LONG at a time into ``totals`` [V · N, ROW].
 
@@ -132,7 +154,7 @@ def sum_rows(
 
 
 @triton.jit
-def sh_slope(k: tl.constexpr, x: Any, y: Any, z: Any, g: Any) -> Any:
+def sh_slope(k: tl.constexpr, x: tl.tensor, y: tl.tensor, z: tl.tensor, g: tl.tensor) -> Any:
     """∂(g · sh_value)/∂(x, y, z)."""
     dx, dy, dz = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
     if k == 1:
@@ -177,25 +199,45 @@ def sh_slope(k: tl.constexpr, x: Any, y: Any, z: Any, g: Any) -> Any:
 
 
 @triton.jit
-def add(pointer: Any, value: Any, touched: Any, inside: Any, again: Any) -> None:
+def add(pointer: tl.tensor, value: tl.tensor, touched: tl.tensor, inside: tl.tensor, again: tl.tensor) -> None:
     """Store a gradient, zero where nothing was touched, on top of what earlier views left."""
     before = tl.load(pointer, mask=again, other=0.0)
     tl.store(pointer, before + tl.where(touched, value, 0.0).to(tl.float32), mask=inside)
 
 
 @triton.jit
-def note(pointer: Any, value: Any, touched: Any) -> None:
+def note(pointer: tl.tensor, value: tl.tensor, touched: tl.tensor) -> None:
     """Store the sum of a camera's gradient over a block of Gaussians."""
     tl.store(pointer, tl.sum(tl.where(touched, value, 0.0), 0))
 
 
 @triton.jit(do_not_specialize=["count", "view", "width", "height"])
 def gather(
-    means: Any, quats: Any, scales: Any, opacities: Any, sh: Any, cameras: Any, records: Any, totals: Any,
-    to_means: Any, to_quats: Any, to_scales: Any, to_opacities: Any, to_sh: Any, to_centers: Any, to_cameras: Any,
-    count: Any, view: Any, width: Any, height: Any,
-    K: tl.constexpr, ANTIALIASED: tl.constexpr, POSE: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    means: tl.tensor,
+    quats: tl.tensor,
+    scales: tl.tensor,
+    opacities: tl.tensor,
+    sh: tl.tensor,
+    cameras: tl.tensor,
+    records: tl.tensor,
+    totals: tl.tensor,
+    to_means: tl.tensor,
+    to_quats: tl.tensor,
+    to_scales: tl.tensor,
+    to_opacities: tl.tensor,
+    to_sh: tl.tensor,
+    to_centers: tl.tensor,
+    to_cameras: tl.tensor,
+    count: tl.tensor,
+    view: tl.tensor,
+    width: tl.tensor,
+    height: tl.tensor,
+    K: tl.constexpr,
+    ANTIALIASED: tl.constexpr,
+    POSE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     """Carry one view's sums through the projection and add them to the gradients of earlier views.
 
     A leading ``d`` marks ∂L/∂ of what follows. ``to_centers`` [V, N] receives the length of ∂L/∂(u, v), ``to_cameras``
@@ -230,8 +272,8 @@ def gather(
         c8 * mx + c9 * my + c10 * mz + c11,
     )
     nearness = 1 / tl.where(touched, z, 1.0)
-    slope_x, free_x = held(x * nearness, HALF_MARGIN * width / fx)
-    slope_y, free_y = held(y * nearness, HALF_MARGIN * height / fy)
+    slope_x, free_x = held(x * nearness, width * HALF_MARGIN / fx)
+    slope_y, free_y = held(y * nearness, height * HALF_MARGIN / fy)
     ex, ey, ez = (c0 - slope_x * c8) * nearness, (c1 - slope_x * c9) * nearness, (c2 - slope_x * c10) * nearness
     gx, gy, gz = (c4 - slope_y * c8) * nearness, (c5 - slope_y * c9) * nearness, (c6 - slope_y * c10) * nearness
     ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz

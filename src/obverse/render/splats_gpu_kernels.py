@@ -40,7 +40,7 @@ MOST_RADIUS = tl.constexpr(1e9)  # px, as the compiled renderer of the CPU holds
 
 
 @triton.jit
-def triple(base: Any, n: Any, inside: Any, WIDE: tl.constexpr) -> Any:
+def triple(base: tl.tensor, n: tl.tensor, inside: tl.tensor, WIDE: tl.constexpr) -> Any:
     """Rows n of an array [N, 3]."""
     x = tl.load(base + 3 * n, mask=inside, other=0.0).to(WIDE)
     y = tl.load(base + 3 * n + 1, mask=inside, other=0.0).to(WIDE)
@@ -49,7 +49,7 @@ def triple(base: Any, n: Any, inside: Any, WIDE: tl.constexpr) -> Any:
 
 
 @triton.jit
-def unit_quaternion(quats: Any, n: Any, inside: Any, WIDE: tl.constexpr) -> Any:
+def unit_quaternion(quats: tl.tensor, n: tl.tensor, inside: tl.tensor, WIDE: tl.constexpr) -> Any:
     """w, x, y, z of length one, or zero if they were, and the length they had."""
     w = tl.load(quats + 4 * n, mask=inside, other=0.0).to(WIDE)
     x = tl.load(quats + 4 * n + 1, mask=inside, other=0.0).to(WIDE)
@@ -60,7 +60,7 @@ def unit_quaternion(quats: Any, n: Any, inside: Any, WIDE: tl.constexpr) -> Any:
 
 
 @triton.jit
-def rotation_of(w: Any, x: Any, y: Any, z: Any) -> Any:
+def rotation_of(w: tl.tensor, x: tl.tensor, y: tl.tensor, z: tl.tensor) -> Any:
     """Nine entries of the rotation matrix of a unit quaternion, by rows; the identity for zero."""
     return (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -70,7 +70,7 @@ def rotation_of(w: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 @triton.jit
-def camera_rows(camera: Any) -> Any:
+def camera_rows(camera: tl.tensor) -> Any:
     """The upper three rows of world_to_camera, twelve numbers."""
     return (
         tl.load(camera), tl.load(camera + 1), tl.load(camera + 2), tl.load(camera + 3),
@@ -80,13 +80,13 @@ def camera_rows(camera: Any) -> Any:
 
 
 @triton.jit
-def held(slope: Any, most: Any) -> Any:
+def held(slope: tl.tensor, most: tl.tensor) -> Any:
     """A slope held to ±most, and 1 where it was free."""
     return tl.minimum(tl.maximum(slope, -most), most), tl.where(tl.abs(slope) <= most, 1.0, 0.0).to(slope.dtype)
 
 
 @triton.jit
-def sh_value(k: tl.constexpr, x: Any, y: Any, z: Any) -> Any:
+def sh_value(k: tl.constexpr, x: tl.tensor, y: tl.tensor, z: tl.tensor) -> Any:
     """The k-th real spherical harmonic of a unit direction, as ``gaussians.sh_basis``."""
     if k == 0:
         value = tl.full(x.shape, 0.28209479177387814, x.dtype)
@@ -125,11 +125,25 @@ def sh_value(k: tl.constexpr, x: Any, y: Any, z: Any) -> Any:
 
 @triton.jit(do_not_specialize=["count", "width", "height"])
 def project(
-    means: Any, quats: Any, scales: Any, opacities: Any, sh: Any, cameras: Any,
-    records: Any, boxes: Any, reached: Any, depths: Any, radii: Any,
-    count: Any, width: Any, height: Any,
-    K: tl.constexpr, ANTIALIASED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    means: tl.tensor,
+    quats: tl.tensor,
+    scales: tl.tensor,
+    opacities: tl.tensor,
+    sh: tl.tensor,
+    cameras: tl.tensor,
+    records: tl.tensor,
+    boxes: tl.tensor,
+    reached: tl.tensor,
+    depths: tl.tensor,
+    radii: tl.tensor,
+    count: tl.tensor,
+    width: tl.tensor,
+    height: tl.tensor,
+    K: tl.constexpr,
+    ANTIALIASED: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     """Per instance: its record, the box of tiles it reaches, how many those are, its depth and its radius in pixels.
 
     ``boxes`` [V · N, 3] holds the first tile in x and y and the number of tiles across; ``reached``, ``depths`` and
@@ -156,8 +170,8 @@ def project(
     u, v = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
 
     # Σ' = Q Qᵀ + 0.3 I, where Q = J W R S has rows a and b.
-    slope_x, _ = held(x * nearness, HALF_MARGIN * width / fx)
-    slope_y, _ = held(y * nearness, HALF_MARGIN * height / fy)
+    slope_x, _ = held(x * nearness, width * HALF_MARGIN / fx)
+    slope_y, _ = held(y * nearness, height * HALF_MARGIN / fy)
     ex, ey, ez = (c0 - slope_x * c8) * nearness, (c1 - slope_x * c9) * nearness, (c2 - slope_x * c10) * nearness
     gx, gy, gz = (c4 - slope_y * c8) * nearness, (c5 - slope_y * c9) * nearness, (c6 - slope_y * c10) * nearness
     ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
@@ -204,7 +218,7 @@ def project(
     drawn = drawn & (tl.abs(red + green + blue + opacity.to(tl.float32)) < float("inf"))
 
     record = records + m * RECORD
-    half = 0.5 * LOG2_E / det
+    half = 0.5 / det * LOG2_E  # not the other way round: interpreters before 3.9 stumble over a constant on the left
     tl.store(record + U, u.to(tl.float32), mask=drawn)
     tl.store(record + V, v.to(tl.float32), mask=drawn)
     tl.store(record + A, (-half * syy).to(tl.float32), mask=drawn)
@@ -229,7 +243,7 @@ def project(
 
 
 @triton.jit
-def pixels_of(tile: Any, tiles_x: Any, tiles_y: Any, width: Any, height: Any) -> Any:
+def pixels_of(tile: tl.tensor, tiles_x: tl.tensor, tiles_y: tl.tensor, width: tl.tensor, height: tl.tensor) -> Any:
     """View of a tile, column and row of its 256 pixels, and which of them are in the image."""
     place = tile % (tiles_x * tiles_y)
     pixel = tl.arange(0, PIXELS)
@@ -238,7 +252,7 @@ def pixels_of(tile: Any, tiles_x: Any, tiles_y: Any, width: Any, height: Any) ->
 
 
 @triton.jit
-def alphas_of(record: Any, valid: Any, x: Any, y: Any) -> Any:
+def alphas_of(record: tl.tensor, valid: tl.tensor, x: tl.tensor, y: tl.tensor) -> Any:
     """[CHUNK, 256]: dx, dy, α before it is capped, and α as it is composited, of Gaussians at pixels x, y [256].
 
     Long-lived values are few on purpose: every one costs CHUNK registers per pixel a thread has.
@@ -253,7 +267,7 @@ def alphas_of(record: Any, valid: Any, x: Any, y: Any) -> Any:
 
 
 @triton.jit
-def colors_of(record: Any, valid: Any) -> Any:
+def colors_of(record: tl.tensor, valid: tl.tensor) -> Any:
     """[CHUNK, 1]: red, green, blue and depth of Gaussians."""
     return (
         tl.load(record + RED, mask=valid, other=0.0)[:, None],
@@ -265,10 +279,24 @@ def colors_of(record: Any, valid: Any) -> Any:
 
 @triton.jit(do_not_specialize=["width", "height", "tiles_x", "tiles_y", "paper_v", "paper_y", "paper_x"])
 def composite(
-    records: Any, entries: Any, starts: Any, paper: Any, color: Any, alpha: Any, depth: Any, through: Any, last: Any,
-    width: Any, height: Any, tiles_x: Any, tiles_y: Any, paper_v: Any, paper_y: Any, paper_x: Any,
+    records: tl.tensor,
+    entries: tl.tensor,
+    starts: tl.tensor,
+    paper: tl.tensor,
+    color: tl.tensor,
+    alpha: tl.tensor,
+    depth: tl.tensor,
+    through: tl.tensor,
+    last: tl.tensor,
+    width: tl.tensor,
+    height: tl.tensor,
+    tiles_x: tl.tensor,
+    tiles_y: tl.tensor,
+    paper_v: tl.tensor,
+    paper_y: tl.tensor,
+    paper_x: tl.tensor,
     CHUNK: tl.constexpr,
-) -> None:  # fmt: skip
+) -> None:
     """Composite one tile front to back, CHUNK Gaussians at a time, until its list ends or all its pixels have.
 
     ``starts`` [V · T + 1] bounds each tile's ``entries`` [P], instances nearest first. ``through`` receives the
