@@ -245,6 +245,32 @@ def test_lower_precision_is_for_matrices_only():
     assert load_strict(meta_net(), halves, source="here")[1].weight.dtype == torch.float32
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is resident")
+@pytest.mark.parametrize("form", ["ckpt", "safetensors"])
+def test_converting_leaves_the_file_out_of_memory_and_readable(form, tmp_path):
+    from safetensors.torch import save_file
+
+    big = {"weight": torch.randn(1024, 1024)}
+    path = tmp_path / f"model.{form}"
+    save_file(big, path) if form == "safetensors" else torch.save(big, path)
+    with torch.device("meta"):
+        network = nn.Linear(1024, 1024, bias=False)
+    checkpoint = read_checkpoint(path)
+    load_strict(network, checkpoint.tensors, source=path, dtype=torch.bfloat16)
+    assert network.weight.dtype == torch.bfloat16 and resident_kb(path) < 400  # of 4096
+    assert torch.equal(checkpoint.tensors["weight"], big["weight"])  # it is read again
+    torch.testing.assert_close(network.weight.float(), big["weight"], atol=0.02, rtol=0)
+
+
+def resident_kb(path):
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    return sum(
+        int(next(follow for follow in lines[i:] if follow.startswith("Rss:")).split()[1])
+        for i, line in enumerate(lines)
+        if line.endswith(str(path))
+    )
+
+
 def test_names_may_differ_by_rules():
     names = renamer([(r"^(\d)\.", r"layers.\1."), ("weight$", "w")])
     state = {names(key): value for key, value in whole_state().items()}

@@ -440,17 +440,53 @@ def load_strict(
     names = {key: published(key) for key in network.state_dict()}
     compare(tensors, shapes(network, published), source=source, family=family)
     matrices = {
-        f"{name}.weight"
+        f"{name}.weight".removeprefix(".")
         for name, module in network.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
         and not any(name == top or name.startswith(f"{top}.") for top in keep)
     }
     state = {}
+    mapped = mapped_ranges(source) if isinstance(source, Path) else []
     for key, name in names.items():
         wanted = (dtype or torch.float32) if key in matrices else torch.float32
         state[key] = tensors[name].to(device=device, dtype=wanted if tensors[name].is_floating_point() else None)
+        if state[key] is not tensors[name]:
+            _drop_pages(tensors[name], mapped)
     network.load_state_dict(state, strict=True, assign=True)
     return network.requires_grad_(False).eval()
+
+
+def mapped_ranges(path: Path) -> list[tuple[int, int]]:
+    """Addresses (start, stop) at which this process has mapped a file; none where the system does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return []
+    real, ranges = str(path.resolve()), []
+    for line in lines:
+        addresses, _, rest = line.partition(" ")
+        if rest.endswith(f" {real}"):
+            start, _, stop = addresses.partition("-")
+            ranges.append((int(start, 16), int(stop, 16)))
+    return ranges
+
+
+def _drop_pages(tensor: Tensor, mapped: Sequence[tuple[int, int]]) -> None:
+    """Give back the memory of a tensor that was read from a mapped file and is not needed any more.
+
+    So that converting weights takes the memory of the converted ones alone. Only whole pages inside the file's own
+    mapping are given back; whoever touches them again reads the file again.
+    """
+    if not mapped or not tensor.is_contiguous():
+        return
+    import ctypes
+    import mmap
+
+    page = mmap.PAGESIZE
+    begin = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.nbytes) // page * page
+    if end > begin and any(start <= begin and end <= stop for start, stop in mapped):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
 def native_bfloat16(device: torch.device | str) -> bool:

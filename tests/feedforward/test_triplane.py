@@ -108,4 +108,4 @@ def test_the_gated_layer_gates_with_its_second_half():
         layer.up.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0]]))
         layer.up.bias.copy_(torch.tensor([0.0, 0, 10, -10]))  # gates: wide open, shut
         layer.down.weight.copy_(torch.eye(2)), layer.down.bias.zero_()
-    torch.testing.assert_close(layer(torch.tensor([[3.0, 4.0]])), torch.tensor([[30.0, 0.0]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(layer(torch.tensor([[[3.0, 4.0]]])), torch.tensor([[[30.0, 0.0]]]), atol=1e-4, rtol=0)

@@ -27,6 +27,7 @@ Corner = tuple[float, float, float]
 PlaneAxes = tuple[tuple[str, str], tuple[str, str], tuple[str, str]]  # signed world axes along width and height
 
 DENSE_CHUNK = 16384  # points per pass of the small network: its activations stay in the second-level cache
+TOKENS = 768  # per pass of a feed-forward layer
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Tokens [B, N, width] attend to ``context`` [B, M, context_width], or to each other → [B, N, width]."""
-        context = x if context is None else context
+        x = x.to(self.to_q.weight.dtype)  # once, where autocast would for every projection
+        context = x if context is None else context.to(x.dtype)
         heads = [
             projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
@@ -238,6 +240,9 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, N, width] → [B, N, width]."""
+        return by_rows(self._rows, x.to(self.up.weight.dtype))
+
+    def _rows(self, x: Tensor) -> Tensor:
         value, gate = self.up(x).chunk(2, dim=-1)
         return self.down(value * F.gelu(gate))
 
@@ -252,4 +257,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, N, width] → [B, N, width]."""
-        return self.down(F.gelu(self.up(x)))
+        return by_rows(lambda rows: self.down(F.gelu(self.up(rows))), x.to(self.up.weight.dtype))
+
+
+def by_rows(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A network that treats each token of [B, N, C] alone, some at a time, so that its wide middle stays in cache."""
+    return torch.cat([network(part) for part in x.split(TOKENS, dim=1)], dim=1)
