@@ -142,7 +142,7 @@ def loss(network: nn.Module, batch: Batch) -> Losses:
     tilt = (
         f.smooth_l1_loss(wrong / 10, torch.zeros_like(wrong), reduction="none") * known
     ).sum() / known.sum().clamp_min(1)
-    total = cells + 0.5 * dice + 0.7 * color + 0.03 * tilt
+    total = cells + 0.5 * dice + 0.7 * color + 0.1 * tilt
     return {
         "loss": total,
         "cells": cells.detach(),

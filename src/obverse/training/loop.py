@@ -22,7 +22,9 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .muon import Muon
 
+SMALLEST_MATRIX = 16  # rows and columns below which a matrix is left to AdamW
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
 
@@ -33,7 +35,8 @@ class Schedule:
 
     steps: int | None = 10_000
     minutes: float | None = None
-    rate: float = 4e-4  # of AdamW, after the warm-up
+    rate: float = 1e-3  # of both optimisers, after the warm-up
+    muon: bool = True  # for the matrices inside the network; else AdamW for everything
     warm_up: int = 200  # steps over which the rate rises
     cool_down: float = 0.3  # last share of the run, over which the rate falls to nothing (Zhai et al. 2022)
     weight_decay: float = 0.02
@@ -66,7 +69,7 @@ class State:
 
     network: nn.Module
     averaged: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0
     seconds: float = 0.0
 
@@ -120,7 +123,7 @@ def train(
             start = time.perf_counter()
             current = {k: v.to(device, non_blocking=True) for k, v in coming.result().items()}
             coming = pool.submit(batch, state.step + 1)
-            for group in state.optimizer.param_groups:
+            for group in (g for o in state.optimizers for g in o.param_groups):
                 group["lr"] = schedule.rate_at(state.step, state.seconds)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
                 terms = loss(state.network, current)
@@ -146,23 +149,34 @@ def train(
 
 def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
     """A fresh state, or the one a checkpoint holds."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=schedule.rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    optimizers = _optimizers(network, schedule)
     averaged = _copy(network)
-    state = State(network, averaged, optimizer)
+    state = State(network, averaged, optimizers)
     if checkpoint.exists():
         stored = torch.load(checkpoint, map_location=next(network.parameters()).device, weights_only=True)
         network.load_state_dict(stored["network"])
         averaged.load_state_dict(stored["averaged"])
-        optimizer.load_state_dict(stored["optimizer"])
+        for optimizer, kept in zip(optimizers, stored["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         state.step, state.seconds = stored["step"], stored["seconds"]
     return state
+
+
+def _optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the network's inside; AdamW for all else."""
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    matrices = [name for name, p in named.items() if p.ndim > 1 and min(p.shape[:2]) >= SMALLEST_MATRIX]
+    inside = set(matrices[1:-1]) if schedule.muon else set()
+    vectors = [p for p in named.values() if p.ndim <= 1]
+    rest = [p for name, p in named.items() if p.ndim > 1 and name not in inside]
+    groups = [{"params": rest, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if inside:
+        chosen = [named[name] for name in matrices if name in inside]
+        found.append(Muon(chosen, lr=schedule.rate, weight_decay=schedule.weight_decay))
+    return found
 
 
 def _rank() -> int:
@@ -190,8 +204,9 @@ def _step(state: State, schedule: Schedule) -> None:
     """Clip, update, average."""
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), schedule.clip)
     if math.isfinite(float(norm)):  # a batch that overflows is left out, not learnt from
-        state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+        for optimizer in state.optimizers:
+            optimizer.step()
+    state.network.zero_grad(set_to_none=True)
     state.step += 1
     keep = min(schedule.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
@@ -203,7 +218,7 @@ def save(state: State, path: Path) -> None:
     stored = {
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "step": state.step,
         "seconds": state.seconds,
     }
