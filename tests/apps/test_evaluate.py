@@ -44,7 +44,7 @@ def test_a_folder_of_objects_becomes_a_report_that_can_be_repeated(objects, tmp_
     assert (code, err) == (0, "")
     record = json.loads(text)
     assert record["cases"] == 2 and list(record["methods"]) == ["card", "inflate"]
-    assert record["methods"]["inflate"]["placed_chamfer"]["mean"] < record["methods"]["card"]["placed_chamfer"]["mean"]
+    assert record["methods"]["inflate"]["chamfer"]["mean"] < record["methods"]["card"]["chamfer"]["mean"]
     names = {path.name for path in out.iterdir()}
     assert names == {
         "by_angle.png", "cases.json", "inputs", "report.json", "results", "sheet.png", "table.md", "truth"

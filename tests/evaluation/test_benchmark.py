@@ -445,7 +445,7 @@ def test_protocols_survive_json_and_say_whose_they_are():
 
 
 @pytest.mark.parametrize(
-    "change", [{"views": ()}, {"views": ((0.0, 95.0),)}, {"size": 4}, {"points": 3}, {"align": "hand"}, {"place": "x"}]
+    "change", [{"views": ()}, {"views": ((0.0, 95.0),)}, {"size": 4}, {"points": 3}, {"align": "hand"}, {"lead": "x"}]
 )
 def test_impossible_protocols_are_refused(change):
     with pytest.raises(UsageError):

@@ -15,22 +15,17 @@ from .. import __version__
 from ..create import METHODS, Settings, create
 from ..errors import InputError, PartialFailure, UsageError
 from ..evaluation.benchmark import BASELINES, Entrant, entrant, run, score_pair
-from ..evaluation.cases import Case, make_cases, read_cases, write_cases
+from ..evaluation.cases import make_cases, read_cases, write_cases
 from ..evaluation.protocols import Protocol, grid, protocol_named
 from ..evaluation.report import interval, write_report
-from ..evaluation.summary import ALL, REFERENCE
+from ..evaluation.summary import ALL, REFERENCE, Metric, image_metrics, shape_metrics
 from ..formats.files import atomic_write
 from ..formats.meshes import read_mesh
 from ..photo import Subject
 from ..sheet import png_bytes
 from .console import Console
 
-SHORT = (
-    ("psnr_db", "PSNR", 2),
-    ("mask_iou", "mask IoU", 3),
-    ("placed_chamfer", "CD", 4),
-    ("placed_volume_iou", "IoU", 3),
-)
+SHORT = ("psnr_db", "mask_iou", "chamfer", "volume_iou")  # what is said on the terminal; the rest is in the report
 
 
 @dataclass(frozen=True)
@@ -105,13 +100,15 @@ def evaluate_objects(objects: Path, output: Path, job: EvaluateJob, console: Con
         )
     entrants = line_up(names, job)
     write_cases(output / "cases.json", cases, protocol)
-    teller = _Teller(console, len(cases) * len(entrants))
+    metrics = [*image_metrics(), *shape_metrics(protocol.lead, protocol)]
+    shown = [metric for metric in metrics if metric.name in SHORT]
+    teller = _Teller(console, shown, len(cases) * len(entrants))
     records = run(cases, entrants, protocol, objects=objects, output=output, listener=teller)
     content = write_report(output, records, entrants, protocol)
     methods = content["groups"][ALL]
-    short = {name: {key: row[key] for key, _, _ in SHORT} | {"failed": row["failed"]} for name, row in methods.items()}
+    short = {name: {m.name: row[m.key] for m in shown} | {"failed": row["failed"]} for name, row in methods.items()}
     record = {"status": "done", "output": str(output), "cases": len(cases), "methods": short}
-    console.result(record, _text(output, cases, short))
+    console.result(record, _text(output, len(cases), methods, shown))
     if content["failures"]:
         raise PartialFailure(
             f"{len(content['failures'])} of {len(records)} runs failed; {output / 'table.md'} names them, the others "
@@ -208,23 +205,23 @@ def check_inputs(asset: Path | None, truth: Path | None, objects: Path | None) -
 class _Teller:
     """Says each record as it becomes known."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        self.console, self.total, self.count = console, total, 0
+    def __init__(self, console: Console, metrics: Sequence[Metric], total: int) -> None:
+        self.console, self.metrics, self.total, self.count = console, metrics, total, 0
 
     def __call__(self, case: str, method: str, record: dict[str, Any]) -> None:
         self.count += 1
         if record["status"] == "done":
-            what = f"PSNR {record['images']['psnr_db']:.2f} dB, CD {record['placed']['chamfer']:.4f}"
-            what += f"  ({record['seconds']:.1f} s)"
+            found = (f"{m.title} {_number(m.of(record), m.digits)}" for m in self.metrics)
+            what = f"{', '.join(found)}  ({record['seconds']:.1f} s)"
         else:
             what = f"failed: {record['error']}"
         self.console.say(f"  {self.count}/{self.total}  {case}  {method}: {what}")
 
 
-def _text(output: Path, cases: Sequence[Case], short: dict[str, Any]) -> str:
-    lines = [f"{output}: table.md, by_angle.png, sheet.png, report.json, cases.json  ({len(cases)} cases)"]
-    for name, row in short.items():
-        cells = "  ".join(f"{title} {interval(row[key], digits)}" for key, title, digits in SHORT)
+def _text(output: Path, cases: int, methods: dict[str, Any], metrics: Sequence[Metric]) -> str:
+    lines = [f"{output}: table.md, by_angle.png, sheet.png, report.json, cases.json  ({cases} cases)"]
+    for name, row in methods.items():
+        cells = "  ".join(f"{metric.title} {interval(row[metric.key], metric.digits)}" for metric in metrics)
         lines.append(f"  {name:<10} {cells}" + (f"  {row['failed']} failed" if row["failed"] else ""))
     return "\n".join(lines)
 

@@ -158,7 +158,7 @@ def score(mesh: trimesh.Trimesh, scene: Scene, sweep: Sweep, protocol: Protocol)
         how = protocol.align if name == "aligned" else "none"
         found = scores_under(similarity, result, truth, how=how)
         scores[name] = found.to_dict() | _distances(similarity.apply(result[1].points), sweep)
-    chosen = maps["placed" if protocol.place == "outline" else "aligned"]
+    chosen = maps[protocol.lead]
     scores["placement"] = {
         "scale": round(chosen.scale, 6),
         "rotation": np.round(chosen.rotation, 6).tolist(),

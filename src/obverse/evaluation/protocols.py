@@ -36,7 +36,7 @@ class Protocol:
     photo_fov_deg: tuple[float, float] = (25.0, 45.0)  # and its field of view from this one
     photo_size: int = 512  # pixels a side
     align: Literal["similarity", "yaw-icp"] = "similarity"  # of the aligned geometry
-    place: Literal["outline", "aligned"] = "outline"  # how results are placed for the views: by the photo's outline
+    lead: Literal["placed", "aligned"] = "placed"  # placement of the views and of the leading geometry; see ``score``
     points: int = 30_000  # on each surface
     side: float = 1.0  # length of the truth's longest side in which distances are printed
     threshold: float = 0.05  # of the F-score in the table, in that unit
@@ -48,8 +48,8 @@ class Protocol:
             raise UsageError(f"views are {self.views}, their elevations must be from -90 to 90 degrees")
         if self.align not in ("similarity", "yaw-icp"):
             raise UsageError(f"align is {self.align!r}, it must be 'similarity' or 'yaw-icp'")
-        if self.place not in ("outline", "aligned"):
-            raise UsageError(f"place is {self.place!r}, it must be 'outline' or 'aligned'")
+        if self.lead not in ("placed", "aligned"):
+            raise UsageError(f"lead is {self.lead!r}, it must be 'placed' or 'aligned'")
         if not 16 <= self.size <= LARGEST_SIZE or not 100 <= self.points <= LARGEST_POINTS:
             raise UsageError(
                 f"size is {self.size} and points {self.points}; views must have 16 to {LARGEST_SIZE} pixels a side and "
@@ -176,7 +176,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "stated: ours are used.",
         views=grid(8, (0.0, 30.0)),
         align="yaw-icp",
-        place="aligned",
+        lead="aligned",
         points=10_000,
         side=2.0,
         threshold=0.1,

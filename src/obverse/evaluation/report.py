@@ -48,7 +48,7 @@ def write_report(
     atomic_write(output / "table.md", table(content).encode())
     if any(summary["curves"].values()):
         atomic_write(output / "by_angle.png", png_bytes(draw_panels(panels(summary["curves"]))))
-    sheet = contact_sheet(output, summary["ranking"], records)
+    sheet = contact_sheet(output, summary["ranking"], records, protocol)
     if sheet is not None:
         atomic_write(output / "sheet.png", png_bytes(sheet))
     atomic_write(output / "report.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -73,10 +73,11 @@ def table(content: dict[str, Any]) -> str:
         lines += ["", f"## {_title(name)}: views", "", *_rows(methods, metrics, counts=True)]
         for part in PARTS:
             heading = f"geometry, {_PART_WORDS[part]}" + (f" ({protocol.align})" if part == "aligned" else "")
-            lines += ["", f"## {_title(name)}: {heading}", "", *_rows(methods, shape_metrics(part, protocol))]
+            shapes = [m for m in shape_metrics(part, protocol) if part == protocol.lead or m.name not in _KINDS]
+            lines += ["", f"## {_title(name)}: {heading}", "", *_rows(methods, shapes)]
         differences = content["differences"][name]
         if differences:
-            shown = [m for m in (*metrics, *shape_metrics("placed", protocol)) if m.name not in _SIDES]
+            shown = [m for m in (*metrics, *shape_metrics(protocol.lead, protocol)) if m.name not in _SIDES]
             lines += ["", f"## {_title(name)}: difference to {REFERENCE}, same objects", ""]
             lines += _rows(differences, shown, signed=True)
     lines += ["", "## PSNR by azimuth away from the photo", "", *_curve_rows(content["curves"], "azimuth")]
@@ -91,7 +92,9 @@ def table(content: dict[str, Any]) -> str:
 
 
 _PART_WORDS = {"placed": "placed by the photo's outline", "aligned": "aligned", "raw": "as it stands"}
-_SIDES = ("chamfer_to_truth", "chamfer_from_truth")  # left out where tables would grow too wide
+# Left out where tables would grow too wide; report.json has them all.
+_SIDES = ("chamfer_to_truth", "chamfer_from_truth")
+_KINDS = ("distance_visible", "distance_hidden")
 
 
 def _legend(protocol: Protocol, content: dict[str, Any]) -> list[str]:
@@ -101,8 +104,8 @@ def _legend(protocol: Protocol, content: dict[str, Any]) -> list[str]:
         f"Means over objects; in brackets the 95 % interval of {content['resamples']} bootstrap resamples of the "
         "objects. Failed cases count in no mean; the differences use objects that both methods did.",
         "",
-        f"Views: {len(protocol.views)} of {protocol.size} pixels, over white; the result is {_PLACES[protocol.place]} "
-        "and shown in its base colour, the truth under the photo's light. PSNR in dB, mean of the views; visible and "
+        f"Views: {len(protocol.views)} of {protocol.size} pixels, over white; the result is "
+        f"{_PART_WORDS[protocol.lead]} and shown in its base colour, the truth under the photo's light. PSNR in dB, mean of the views; visible and "
         "hidden: over the pixels whose surface the photo shows, and does not show, errors pooled over the views."
         + lpips,
         "",
@@ -115,9 +118,6 @@ def _legend(protocol: Protocol, content: dict[str, Any]) -> list[str]:
         "crumb. *As it stands*: centred, longest side 1, like the truth, which is turned to the photo's side and "
         "upright; nothing fitted.",
     ]
-
-
-_PLACES = {"outline": "placed by the photo's outline", "aligned": "aligned"}
 
 
 def _title(group: str) -> str:
@@ -161,7 +161,7 @@ def _curve_rows(curves: dict[str, Any], kind: str) -> list[str]:
 
 
 def _spread_rows(spread: dict[str, Any], protocol: Protocol) -> list[str]:
-    metrics = [m for m in (*image_metrics(), *shape_metrics("placed", protocol)) if m.name not in _SIDES]
+    metrics = [m for m in (*image_metrics(), *shape_metrics(protocol.lead, protocol)) if m.name not in _SIDES]
     metrics = [m for m in metrics if any(m.key in row for row in spread.values())]
     lines = _head(["method", "seeds", *(m.title for m in metrics)])
     for method, row in spread.items():
@@ -204,12 +204,15 @@ def panels(curves: dict[str, Any]) -> list[Panel]:
     return found
 
 
-def contact_sheet(output: Path, ranking: dict[str, list[str]], records: Sequence[Record]) -> Image.Image | None:
+def contact_sheet(
+    output: Path, ranking: dict[str, list[str]], records: Sequence[Record], protocol: Protocol
+) -> Image.Image | None:
     """Best, median and worst case of each method: photo, truth and result from four sides; None if all failed."""
     chosen = [(method, which, case) for method, order in ranking.items() for which, case in _picks(order)]
     if not chosen:
         return None
-    distance = {(r["method"], r["case"]): r["placed"]["chamfer"] for r in records if r["status"] == "done"}
+    metric = shape_metrics(protocol.lead, protocol)[0]
+    distance = {(r["method"], r["case"]): metric.of(r) for r in records if r["status"] == "done"}
     columns, height = 1 + 2 * len(STRIP_AZIMUTHS), STRIP_CELL + LABEL
     sheet = Image.new("RGB", (GAP + columns * STRIP_CELL + 3 * GAP, GAP + len(chosen) * (height + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)

@@ -94,16 +94,16 @@ def summarise(records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
         "differences": {name: _differences(found, metrics) for name, found in chosen.items()},
         "curves": {method: curves(found) for method, found in _by_method(records).items()},
         "seeds": {method: _seed_spread(found, metrics) for method, found in _by_method(records).items()},
-        "ranking": {method: ranking(found) for method, found in _by_method(records).items()},
+        "ranking": {method: ranking(found, protocol.lead) for method, found in _by_method(records).items()},
         "failures": [
             {"case": r["case"], "method": r["method"], "error": r["error"]} for r in records if r["status"] != "done"
         ],
     }
 
 
-def ranking(records: Sequence[Record]) -> list[str]:
-    """Cases one method did, from the least Chamfer distance, placed by the outline, to the largest."""
-    done = sorted((r["placed"]["chamfer"], r["case"]) for r in records if r["status"] == "done")
+def ranking(records: Sequence[Record], part: str) -> list[str]:
+    """Cases one method did, from the least Chamfer distance in a part of the records to the largest."""
+    done = sorted((r[part]["chamfer"], r["case"]) for r in records if r["status"] == "done")
     return [case for _, case in done]
 
 
