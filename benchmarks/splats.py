@@ -1,11 +1,12 @@
-"""The splat renderer: times, how many lanes are useful, growth, and gsplat's torch path on the same scenes.
+"""The splat renderer: times, how many lanes are useful, and gsplat's torch path on the same scenes.
 
-Run: python benchmarks/splats.py [--threads 2] [--repeats 10] [--scenes abcd] [--growth] [--gsplat PATH] [--busy]
+Run: python benchmarks/splats.py [--threads 2] [--repeats 10] [--scenes abcd] [--gsplat PATH] [--busy]
 
-PATH is a checkout of github.com/nerfstudio-project/gsplat. Its ``gsplat/cuda/_torch_impl.py`` is the peer: pure torch,
-but it needs a CUDA kernel to find (Gaussian, pixel) pairs and the nerfacc package to multiply transmittances along
-pixels. This script supplies both: pairs from our own tile lists, cut to alpha ≥ 1/255 and found outside the clock, and
-a scan in torch. So the peer's time is its arithmetic alone, on the fewest pairs possible.
+PATH is an unpacked wheel or checkout of gsplat (github.com/nerfstudio-project/gsplat). Its
+``gsplat/cuda/_torch_impl.py`` is the peer: pure torch, but it needs a CUDA kernel to find (Gaussian, pixel) pairs and
+the nerfacc package to multiply transmittances along pixels. This script supplies both: pairs from our own tile lists,
+cut to alpha ≥ 1/255 and found outside the clock, and a scan in torch. So the peer's time is its arithmetic alone, on
+the fewest pairs possible.
 
 Scenes: a bumpy sphere over half of the image, field of view 49.1°. a: 256², 10k Gaussians. b: 512², 100k. c: 512²,
 1M of less than a pixel. d: 8 views of 128², 16k. Times are minima: other processes only ever add to them.
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from obverse.cameras import Cameras, orbit
 from obverse.gaussians import Gaussians, from_colors
-from obverse.parallel import kernel, set_threads
+from obverse.parallel import kernel, set_threads, wide_vectors
 from obverse.render import splat_kernels as sk
 from obverse.render import splats_cpu
 from obverse.render.splats import render
@@ -106,11 +107,12 @@ def timed(scene: Gaussians, cameras: Cameras, repeats: int, *, depth: bool = Fal
 
 
 @kernel()
-def tally(lists: sk.Lists, tiles: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int]:
-    """Lanes evaluated, lanes a full-width row would evaluate, and (Gaussian, pixel) pairs that contribute."""
+def tally(lists: sk.Lists, tiles: np.ndarray, shape: tuple[int, int]) -> tuple[int, int]:
+    """Lanes evaluated, and (Gaussian, pixel) pairs that contribute."""
     tiles_x, per_view = tiles[0], tiles[0] * tiles[1]
-    evaluated = box = useful = 0
-    batch, pairs = np.ones((sk.BATCH + sk.ELLIPSE, sk.RECORD), np.float32), np.empty((2, 2, sk.BATCH), np.int32)
+    evaluated = useful = 0
+    batch, spans = np.ones((sk.BATCH + sk.ELLIPSE, sk.RECORD), np.float32), np.empty((sk.STRIPS, 2, sk.BATCH), np.int32)
+    jobs = np.empty(sk.JOBS, np.uint8)
     for tile in range(len(lists.starts) - 1):
         left, top = (tile % per_view % tiles_x) * 16, (tile % per_view // tiles_x) * 16
         through = np.ones(256, np.float32)
@@ -121,26 +123,24 @@ def tally(lists: sk.Lists, tiles: np.ndarray, shape: tuple[int, int]) -> tuple[i
         entry, stop = lists.starts[tile], lists.starts[tile + 1]
         while entry < stop:
             size = min(sk.BATCH, stop - entry)
-            sk.gather_batch(lists.records, lists.entries[entry : entry + size], (left, top), batch, pairs)
+            evaluated += 16 * sk.gather_batch(
+                lists.records, lists.entries, entry, size, (left, top), batch, spans, jobs
+            )
             entry += size
             for i in range(size):
-                for strip in range(2):
-                    evaluated += 16 * max(0, pairs[strip, 1, i] - pairs[strip, 0, i])
-                v, reach = batch[i, sk.V] - top, batch[i, sk.REACH_Y]
-                box += 16 * max(0, int(min(v + reach + 0.5, 16.0)) - int(max(v - reach - 0.5, 0.0)))
                 for pixel in range(256):
                     if through[pixel] <= 0:
                         continue
-                    dx, dy = left + pixel % 16 + 0.5 - batch[i, sk.U], pixel // 16 + 0.5 - v
+                    dx, dy = pixel % 16 + 0.5 - batch[i, sk.U], pixel // 16 + 0.5 - batch[i, sk.V]
                     p = dx * (batch[i, sk.A] * dx + batch[i, sk.B] * dy) + batch[i, sk.C] * dy * dy
                     p += batch[i, sk.LOG_OPACITY]
                     if p >= sk.LOG_MIN_ALPHA:
-                        after = through[pixel] * (1 - min(np.exp(p), 0.999))
+                        after = through[pixel] * (1 - min(np.exp(8 * p), 0.999))
                         useful += after > 1e-4
                         through[pixel] = after if after > 1e-4 else 0
             if through.max() <= 0:
                 break
-    return evaluated, box, useful
+    return evaluated, useful
 
 
 def lists_of(scene: Gaussians, cameras: Cameras) -> tuple[sk.Scene, sk.Lists, np.ndarray]:
@@ -182,18 +182,40 @@ def stages(scene: Gaussians, cameras: Cameras, repeats: int) -> dict[str, float]
 
 
 @kernel()
-def multiply_add(rounds: int) -> float:
-    """``rounds`` × 512 independent multiply-adds in vectors that stay in registers or the nearest cache."""
-    sums, factor, term = np.zeros(128, np.float32), np.float32(0.999), np.float32(0.001)
+def add_products(rounds: int, sums: np.ndarray) -> None:
+    """``rounds`` × 8 independent multiply-adds per element in vectors that stay in the nearest cache."""
+    factor, term = np.float32(0.999), np.float32(0.001)
     for _ in range(rounds):
-        for i in range(128):
+        for i in range(256):
             a = sums[i]
             a = a * factor + term
             a = a * factor + term
             a = a * factor + term
             a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
             sums[i] = a
-    return sums.sum()
+
+
+@kernel()
+def add_products_wide(rounds: int, sums: np.ndarray) -> None:
+    """The same in vectors of 512 bits, if the processor has them."""
+    wide_vectors()
+    factor, term = np.float32(0.999), np.float32(0.001)
+    for _ in range(rounds):
+        for i in range(256):
+            a = sums[i]
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            a = a * factor + term
+            sums[i] = a
 
 
 def torch_peak(repeats: int) -> float:
@@ -256,7 +278,7 @@ def pixel_pairs(lists: sk.Lists, tiles: np.ndarray, shape: tuple[int, int], ids:
                     p = dx * (r[sk.A] * dx + r[sk.B] * dy) + r[sk.C] * dy * dy + r[sk.LOG_OPACITY]
                     if p < sk.LOG_MIN_ALPHA:
                         continue
-                    through *= 1 - min(np.exp(p), 0.999)
+                    through *= 1 - min(np.exp(8 * p), 0.999)
                     if through <= 1e-4:
                         break
                     if fill:
@@ -265,8 +287,11 @@ def pixel_pairs(lists: sk.Lists, tiles: np.ndarray, shape: tuple[int, int], ids:
     return found
 
 
-def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: int) -> tuple[Timing, float, int]:
-    """gsplat's torch path, projection to compositing → times, mean difference of colour, pairs."""
+def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: int) -> tuple[Timing, dict[str, float]]:
+    """gsplat's torch path, projection to compositing → times, and how far it is from ours.
+
+    Colour: mean and largest difference. Gradients: ‖ours − theirs‖ / ‖theirs‖, all parameters of a kind together.
+    """
     _, lists, tiles = lists_of(scene, cameras)
     shape = (cameras.width, cameras.height)
     ids = np.empty((pixel_pairs(lists, tiles, shape, np.empty((0, 2), np.int64), False), 2), np.int64)
@@ -277,12 +302,10 @@ def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: 
     parts = [getattr(scene, name).clone().requires_grad_() for name in PARTS]
     weights = torch.rand(len(cameras), cameras.height, cameras.width, 3, generator=torch.Generator().manual_seed(1))
     best, color = [math.inf, math.inf], torch.empty(0)
-    from gsplat.cuda._math import _quat_scale_to_covar_preci  # type: ignore[import-not-found]
-
     for _ in range(repeats):
         start = clock()
         means, quats, scales, opacities, sh = parts
-        covariances, _ = _quat_scale_to_covar_preci(quats, scales, True, False)
+        covariances, _ = module._quat_scale_to_covar_preci(quats, scales, True, False)
         _, means2d, _, conics, _ = module._fully_fused_projection(
             means, covariances, cameras.world_to_camera, cameras.intrinsics, *shape
         )
@@ -292,15 +315,22 @@ def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: 
         middle = clock()
         torch.autograd.backward([color, alpha], [weights, weights[..., :1].contiguous()])
         best = [min(best[0], middle - start), min(best[1], clock() - middle)]
+        theirs = [part.grad for part in parts]
         for part in parts:
             part.grad = None
-    with torch.no_grad():
-        difference = (render(scene, cameras).color - color).abs().mean().item()
-    return Timing(1000 * best[0], 1000 * best[1]), difference, len(ids)
+    seen = render(Gaussians(*parts), cameras)
+    torch.autograd.backward([seen.color, seen.alpha], [weights, weights[..., 0].contiguous()])
+    apart = (seen.color - color).detach().abs()
+    differences = {"mean colour": apart.mean().item(), "largest": apart.max().item()}
+    for name, part, other in zip(PARTS, parts, theirs, strict=True):
+        assert part.grad is not None
+        assert other is not None
+        differences[name] = ((part.grad - other).norm() / other.norm()).item()
+    return Timing(1000 * best[0], 1000 * best[1]), differences
 
 
-def report_scenes(names: str, repeats: int, peak: float) -> None:
-    print("| scene | forward | backward | with depth | pairs | lanes | of full rows | useful | FMA share |")
+def report_scenes(names: str, repeats: int, limits: list[float]) -> None:
+    print("| scene | forward | backward | with depth | pairs | lanes | useful | FMA share, 256 bits | 512 bits |")
     print("|---|---|---|---|---|---|---|---|---|")
     table = []
     for name in names:
@@ -308,42 +338,38 @@ def report_scenes(names: str, repeats: int, peak: float) -> None:
         scene, cameras = bumpy_sphere(count), views(size, number)
         time_plain, time_depth = timed(scene, cameras, repeats), timed(scene, cameras, repeats, depth=True)
         _, lists, tiles = lists_of(scene, cameras)
-        evaluated, box, useful = tally(lists, tiles, (size, size))
+        evaluated, useful = tally(lists, tiles, (size, size))
         cost = stages(scene, cameras, repeats)
-        shares = [f"{evaluated * f / peak / 1e6 / cost[k]:.2f}"
-                  for f, k in ((FLOPS_FORWARD, "composite"), (FLOPS_BACKWARD, "scatter"))]  # fmt: skip
+        shares = [
+            " / ".join(f"{evaluated * f / limit / 1e6 / cost[k]:.2f}"
+                       for f, k in ((FLOPS_FORWARD, "composite"), (FLOPS_BACKWARD, "scatter")))
+            for limit in limits
+        ]  # fmt: skip
         print(f"| {name} | {time_plain.forward:.1f} | {time_plain.backward:.1f} | {time_depth.backward:.1f} | "
-              f"{len(lists.entries) / 1e3:.0f}k | {evaluated / 1e6:.1f}M | {evaluated / box:.0%} | "
-              f"{useful / evaluated:.0%} | {' / '.join(shares)} |")  # fmt: skip
+              f"{len(lists.entries) / 1e3:.0f}k | {evaluated / 1e6:.1f}M | "
+              f"{useful / evaluated:.0%} | {shares[0]} | {shares[1]} |")  # fmt: skip
         table.append((name, cost))
     print("\n| scene | " + " | ".join(table[0][1]) + " |\n" + "|---" * (1 + len(table[0][1])) + "|")
     for name, cost in table:
         print(f"| {name} | " + " | ".join(f"{ms:.2f}" for ms in cost.values()) + " |")
 
 
-def report_growth(repeats: int) -> None:
-    print("\n| what grows | Gaussians | pixels | views | degree | forward | backward |\n|---|---|---|---|---|---|---|")
-    base = (30_000, 256, 1, 0)
-    cases = [("Gaussians", (n, *base[1:])) for n in (10_000, 100_000, 300_000)]
-    cases += [("pixels", (base[0], s, 1, 0)) for s in (128, 512, 1024)]
-    cases += [("views", (base[0], 256, v, 0)) for v in (2, 4, 8)] + [("degree", (*base[:3], d)) for d in (1, 2, 3)]
-    for what, (n, size, number, degree) in [("base", base), *cases]:
-        took = timed(bumpy_sphere(n, degree=degree), views(size, number), repeats)
-        print(f"| {what} | {n} | {size}² | {number} | {degree} | {took.forward:.1f} | {took.backward:.1f} |")
-
-
 def report_peer(path: Path, names: str, repeats: int) -> None:
     module = load_gsplat(path)
-    print("\n| scene | gsplat torch forward / backward | ours | ratio | pairs | mean colour difference |")
-    print("|---|---|---|---|---|---|")
+    table = []
+    print("\n| scene | gsplat torch forward / backward | ours | ratio |\n|---|---|---|---|")
     for name in names:
         size, count, number = SCENES[name]
         scene, cameras = bumpy_sphere(count), views(size, number)
-        theirs, difference, pairs = peer(module, scene, cameras, max(3, repeats // 3))
+        theirs, differences = peer(module, scene, cameras, max(3, repeats // 3))
         ours = timed(scene, cameras, repeats)
+        ratios = f"{theirs.forward / ours.forward:.0f}× / {theirs.backward / ours.backward:.0f}×"
         print(f"| {name} | {theirs.forward:.0f} / {theirs.backward:.0f} | {ours.forward:.1f} / {ours.backward:.1f} | "
-              f"{theirs.forward / ours.forward:.0f}× / {theirs.backward / ours.backward:.0f}× | {pairs / 1e6:.1f}M | "
-              f"{difference:.1e} |")  # fmt: skip
+              f"{ratios} |")  # fmt: skip
+        table.append((name, differences))
+    print("\n| apart from gsplat | " + " | ".join(table[0][1]) + " |\n" + "|---" * (1 + len(table[0][1])) + "|")
+    for name, differences in table:
+        print(f"| {name} | " + " | ".join(f"{value:.1e}" for value in differences.values()) + " |")
 
 
 def main() -> None:
@@ -351,23 +377,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--scenes", default="abcd")
-    parser.add_argument("--growth", action="store_true", help="also: growth with Gaussians, pixels, views, degree")
     parser.add_argument("--gsplat", type=Path, help="checkout of gsplat to compare with")
     parser.add_argument("--busy", action="store_true", help="one thread, processor time instead of wall time")
     options = parser.parse_args()
     global clock
     clock = time.process_time if options.busy else clock
     threads = set_threads(1 if options.busy else options.threads)
-    rounds = 2_000_000
-    multiply_add(1)
-    core = 1024 * rounds / fastest(lambda: multiply_add(rounds), 5) / 1e6
-    peak = core * threads
+    sums, rounds = np.zeros(256, np.float32), 30_000
+    limits = []
+    for run in (add_products, add_products_wide):
+        run(1, sums)
+        limits.append(threads * 256 * 16 * rounds / fastest(lambda run=run: run(rounds, sums), 40) / 1e6)  # type: ignore[misc]
     processor, unit = platform.processor() or platform.machine(), "ms of processor time" if options.busy else "ms"
-    print(f"{processor}, {threads} threads, minimum of {options.repeats}, {unit}; "
-          f"FMA limit {peak:.0f} GFLOP/s, matrix product {torch_peak(5):.0f} GFLOP/s\n")  # fmt: skip
-    report_scenes(options.scenes, options.repeats, peak)
-    if options.growth:
-        report_growth(options.repeats)
+    product = torch_peak(5)
+    print(f"{processor}, {threads} threads, minimum of {options.repeats}, {unit}; FMA limit {limits[0]:.0f} GFLOP/s "
+          f"in 256-bit vectors, {limits[1]:.0f} in 512-bit ones, matrix product {product:.0f} GFLOP/s\n")  # fmt: skip
+    report_scenes(options.scenes, options.repeats, limits)
     if options.gsplat:
         report_peer(options.gsplat, options.scenes.replace("c", ""), options.repeats)
 

@@ -16,12 +16,14 @@ import numba
 import numpy as np
 import pytest
 import torch
+from llvmlite import binding
 
 from obverse.cameras import Cameras, orbit
 from obverse.errors import InputError
 from obverse.gaussians import Gaussians, from_colors
 from obverse.parallel import set_threads
-from obverse.render import splat_kernels, splats_cpu
+from obverse.render import splat_kernels as sk
+from obverse.render import splats_cpu
 from obverse.render.splats import MAX_ALPHA, MIN_ALPHA, Rendering, render, render_plain
 
 Renderer = Callable[..., Rendering]
@@ -300,11 +302,37 @@ def test_tile_lists_are_sorted_by_depth_and_reach_every_tile_once() -> None:
     assert lists.starts[-1] == len(lists.entries) > 4000
     for start, stop in zip(lists.starts[:-1], lists.starts[1:], strict=True):
         entries = lists.entries[start:stop]
-        depths = lists.records[entries, splat_kernels.DEPTH]
+        depths = lists.records[entries, sk.DEPTH]
         assert (depths[1:] >= depths[:-1]).all()
         assert len(set(entries)) == len(entries)
     owners = np.repeat(np.arange(2 * 2500), np.diff(lists.offsets))
     assert (lists.entries[lists.slots] == owners).all()  # every pair is found again by its Gaussian
+
+
+def test_every_pixel_of_a_splat_is_visited_once_and_in_depth_order() -> None:
+    scene, cameras = cloud(300, size=0.03), orbit(0.0, size=16)
+    options = splats_cpu.Options(16, 16, 0.01, 1e4, False)
+    parts = [getattr(scene, name) for name in Gaussians.__dataclass_fields__]
+    packed = splats_cpu._scene(parts, cameras.world_to_camera, cameras.intrinsics, options)
+    lists, _ = splats_cpu.tile_lists(packed, np.empty((1, 300), np.float32))
+    batch = np.zeros((sk.BATCH + sk.ELLIPSE, sk.RECORD), np.float32)
+    spans, jobs = np.zeros((sk.STRIPS, 2, sk.BATCH), np.int32), np.zeros(sk.JOBS, np.uint8)
+    work, visited, reached = sk.new_work(0), 0, 0
+    for entry in range(0, len(lists.entries), sk.BATCH):
+        size = min(sk.BATCH, len(lists.entries) - entry)
+        count = sk.gather_batch(lists.records, lists.entries, entry, size, (0, 0), batch, spans, jobs)
+        made = jobs[:count].tolist()
+        assert made == sorted(set(made))  # by Gaussian, nearest first, then by block
+        for i, m in enumerate(lists.entries[entry : entry + size]):
+            r = lists.records[m]
+            dx, dy = work[:256] - r[sk.U], work[256:512] - r[sk.V]
+            p = dx * (r[sk.A] * dx + r[sk.B] * dy) + r[sk.C] * dy * dy + r[sk.LOG_OPACITY]
+            blocks = np.flatnonzero((p >= sk.LOG_MIN_ALPHA).reshape(16, 16).any(1))
+            assert {16 * i + int(block) for block in blocks} <= set(made)
+            reached += len(blocks)
+        visited += count
+    assert reached > 300
+    assert visited < 1.5 * reached  # few blocks in vain
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
@@ -320,3 +348,5 @@ def test_rows_of_pixels_are_vectorised(name: str) -> None:
     assembly = "\n".join(fresh.inspect_asm().values())
     packed = re.findall(r"\bv?(?:mul|f[n]?m(?:add|sub)\d+)ps\b", assembly)
     assert len(packed) >= 10, f"the inner loop of {name} is no longer vectorised"
+    if binding.get_host_cpu_features().get("avx512f"):
+        assert re.search(r"vfmadd\w+ps.*zmm", assembly), f"{name} does without the processor's widest vectors"

@@ -5,7 +5,7 @@ every tile front to back as the forward pass did and writes one row of ten sums 
 adds up the rows of each Gaussian in a fixed order and carries them through the projection.
 
 Along a pixel, with q = c · ∂L/∂C + z ∂L/∂D + ∂L/∂A the worth of a unit of weight, w = α T and R = Σ_{j > i} w_j q_j
-what is left behind: ∂L/∂p = w q − R α / (1 − α), where α = exp(p). R starts as the whole sum, known from the image,
+what is left behind: ∂L/∂ ln α = w q − R α / (1 − α). R starts as the whole sum, known from the image,
 and is reduced on the way, so there is neither a second walk nor a division by recovered transmittances.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from ..parallel import kernel
+from ..parallel import kernel, prefetch, wide_vectors
 from .splat_kernels import (
     BATCH,
     BLUE,
@@ -28,24 +28,22 @@ from .splat_kernels import (
     E3,
     E4,
     E5,
-    EIGHT,
-    EIGHTH,
     ELLIPSE,
     GREEN,
+    JOBS,
     LANE_X,
     LANE_Y,
     LOG_MIN_ALPHA,
     LOG_OPACITY,
     LOW_PASS,
-    LOWEST,
     MAX_ALPHA,
     MIN_TRANSMITTANCE,
     ONE,
     RECORD,
     RED,
     SHIFT,
+    STRIPS,
     TILE,
-    TWO,
     ZERO,
     A,
     B,
@@ -56,20 +54,24 @@ from .splat_kernels import (
     Turns,
     U,
     V,
+    aligned,
+    camera_of,
     camera_point,
     fill_sh_basis,
     gather_batch,
     held_slopes,
+    lane_of,
+    new_work,
     rotation_of,
     slope_rows,
     viewing_direction,
 )
 
-# A row: Σ v (1, dx, dx², dy, dx dy, dy²) with v = ∂L/∂p, then Σ w (∂L/∂C, ∂L/∂D).
+# A row: Σ v (1, dx, dx², dy, dx dy, dy²) with v = ∂L/∂ ln α, then Σ w (∂L/∂C, ∂L/∂D).
 S, SX, SXX, SY, SXY, SYY, S_RED, S_GREEN, S_BLUE, S_DEPTH, ROW = range(11)
 
-# The flat work array of a tile: lane coordinates, sums of 16 lanes, then channels of 256 pixels.
-SUMS, PIXELS, CHANNELS = 32, 32 + 10 * 16, 7
+# The flat work array of a tile: coordinates of its pixels, then channels of 256 pixels, block by block.
+PIXELS, CHANNELS = 512, 7
 THROUGH, LEFT, G_RED, G_GREEN, G_BLUE, G_ALPHA, G_DEPTH = (PIXELS + 256 * i for i in range(CHANNELS))
 
 BLOCK = 32  # Gaussians whose rows are added up at once
@@ -106,7 +108,7 @@ def load_pixels(image: Image, paper: np.ndarray, view: int, left: int, top: int,
     Pixels outside the image are finished from the start.
     """
     height, width = image.alpha.shape[1], image.alpha.shape[2]
-    work[SUMS:] = ZERO
+    work[PIXELS:] = ZERO
     right = min(left + TILE, width)
     papers = paper[view if len(paper) > 1 else 0]
     step = 1 if paper.shape[2] > 1 else 0
@@ -116,9 +118,8 @@ def load_pixels(image: Image, paper: np.ndarray, view: int, left: int, top: int,
         colors, g_colors = image.color[view, y, left:right], image.color_gradient[view, y, left:right]
         alphas, g_alphas = image.alpha[view, y, left:right], image.alpha_gradient[view, y, left:right]
         depths, g_depths = image.depth[view, y, left:right], image.depth_gradient[view, y, left:right]
-        base = ((row >> 1) << 4) + ((row & 1) << 3)
         for column in range(right - left):
-            i = base + ((column & 8) << 4) + (column & 7)
+            i = lane_of(row, column)
             red, green, blue = g_colors[column, 0], g_colors[column, 1], g_colors[column, 2]
             seen = red * colors[column, 0] + green * colors[column, 1] + blue * colors[column, 2]
             at = column * step
@@ -137,19 +138,21 @@ def load_pixels(image: Image, paper: np.ndarray, view: int, left: int, top: int,
 def scatter(lists: Lists, turns: Turns, tiles: np.ndarray, paper: np.ndarray, image: Image, rows: np.ndarray) -> None:
     """Walk every tile front to back and write one row of sums per pair into ``rows`` [P, ROW].
 
-    Laid out as ``splat_kernels.composite``, and visits the same pixels. Sums of a strip's lanes stay apart until its
-    rows are done: dx depends on the lane only, so three moments in dy give all six. Long, because splitting it would
-    keep the rows from being vectorised.
+    Laid out as ``splat_kernels.composite``, and visits the same pixels. Sums of the 16 lanes stay apart until a batch
+    is done and are then added in pairs, four times, for all its Gaussians at once. Long, because splitting it would
+    keep the blocks from being vectorised.
     """
     records, starts, entries = lists.records, lists.starts, lists.entries
     tiles_x, per_view = tiles[0], tiles[0] * tiles[1]
     order, shares = turns.order, turns.shares
+    flat = rows.reshape(-1)
     for worker in numba.prange(len(shares) - 1):
-        work = np.zeros(PIXELS + CHANNELS * 256, np.float32)
-        for lane in range(16):
-            work[LANE_X + lane] = F(lane & 7) + F(0.5)
-            work[LANE_Y + lane] = F(lane >> 3) + F(0.5)
-        batch, pairs = np.ones((BATCH + ELLIPSE, RECORD), np.float32), np.empty((2, 2, BATCH), np.int32)
+        wide_vectors()
+        work = new_work(CHANNELS)
+        batch, spans = aligned((BATCH + ELLIPSE) * RECORD).reshape(-1, RECORD), np.empty((STRIPS, 2, BATCH), np.int32)
+        jobs = np.empty(JOBS, np.uint8)
+        sums, half, quarter = aligned(BATCH * 160), aligned(BATCH * 80), aligned(BATCH * 40)
+        eighth = aligned(BATCH * 20)
         for k in range(shares[worker], shares[worker + 1]):
             tile = order[k]
             view, place = tile // per_view, tile % per_view
@@ -159,76 +162,64 @@ def scatter(lists: Lists, turns: Turns, tiles: np.ndarray, paper: np.ndarray, im
                 load_pixels(image, paper, view, left, top, work)
             while entry < stop:
                 size = min(BATCH, stop - entry)
-                gather_batch(records, entries[entry : entry + size], (left, top), batch, pairs)
-                for i in range(size):
-                    qa, qb, qc, log_opacity = batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY]
+                count = gather_batch(records, entries, entry, size, (left, top), batch, spans, jobs)
+                sums[:] = ZERO
+                for job in range(count):
+                    i = (jobs[job] >> 4) & 15
+                    base = (jobs[job] & 15) << 4
+                    to = i * 160
+                    u, v, qa, qb, qc, log_opacity = (
+                        batch[i, U], batch[i, V], batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY],
+                    )  # fmt: skip
                     red, green, blue, z = batch[i, RED], batch[i, GREEN], batch[i, BLUE], batch[i, DEPTH]
-                    for lane in range(9 * 16):
-                        work[SUMS + lane] = ZERO
-                    for strip in range(2):
-                        u = batch[i, U] - F(left) - F(strip) * EIGHT
-                        sums = SUMS + ((strip & 1) << 5)
-                        for pair in range(pairs[strip, 0, i], pairs[strip, 1, i]):
-                            base = ((strip & 1) << 7) + ((pair & 7) << 4)
-                            v = batch[i, V] - F(top) - F(pair) * TWO
-                            for lane in range(TILE):
-                                dx = work[LANE_X + lane] - u
-                                dy = work[LANE_Y + lane] - v
-                                p = dx * (qa * dx + qb * dy) + (qc * dy * dy + log_opacity)
-                                e = max(p, LOWEST) * EIGHTH
-                                e = ((((E5 * e + E4) * e + E3) * e + E2) * e + E1) * e + E0
-                                e = e * e
-                                e = e * e
-                                e = e * e
-                                a = min(e, MAX_ALPHA)
-                                a = a if p >= LOG_MIN_ALPHA else ZERO
-                                t = work[THROUGH + base + lane]
-                                next_t = t - t * a
-                                live = next_t > MIN_TRANSMITTANCE
-                                w = a * t if live else ZERO
-                                work[THROUGH + base + lane] = next_t if live else -abs(t)
-                                gr, gg = work[G_RED + base + lane], work[G_GREEN + base + lane]
-                                gb, gz = work[G_BLUE + base + lane], work[G_DEPTH + base + lane]
-                                worth = red * gr + green * gg + (blue * gb + z * gz) + work[G_ALPHA + base + lane]
-                                worth = w * worth
-                                rest = work[LEFT + base + lane] - worth
-                                work[LEFT + base + lane] = rest
-                                slope = worth - rest * (a / (ONE - a))
-                                slope = slope if live else ZERO
-                                slope = slope if e <= MAX_ALPHA else ZERO
-                                moment = slope * dy
-                                work[sums + lane] += slope
-                                work[sums + 16 + lane] += moment
-                                work[SUMS + 64 + lane] += moment * dy
-                                work[SUMS + 80 + lane] += w * gr
-                                work[SUMS + 96 + lane] += w * gg
-                                work[SUMS + 112 + lane] += w * gb
-                                work[SUMS + 128 + lane] += w * gz
-                    u = batch[i, U] - F(left)
-                    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
                     for lane in range(16):
-                        dx = work[LANE_X + lane] - u
-                        slope, moment = work[SUMS + lane], work[SUMS + 16 + lane]
-                        other_dx, other, other_moment = dx + EIGHT, work[SUMS + 32 + lane], work[SUMS + 48 + lane]
-                        s0 += slope + other
-                        s1 += slope * dx + other * other_dx
-                        s2 += slope * dx * dx + other * other_dx * other_dx
-                        s3 += moment + other_moment
-                        s4 += moment * dx + other_moment * other_dx
-                        s5 += work[SUMS + 64 + lane]
-                        s6 += work[SUMS + 80 + lane]
-                        s7 += work[SUMS + 96 + lane]
-                        s8 += work[SUMS + 112 + lane]
-                        s9 += work[SUMS + 128 + lane]
-                    rows[entry + i, S], rows[entry + i, SX], rows[entry + i, SXX] = s0, s1, s2
-                    rows[entry + i, SY], rows[entry + i, SXY], rows[entry + i, SYY] = s3, s4, s5
-                    rows[entry + i, S_RED], rows[entry + i, S_GREEN], rows[entry + i, S_BLUE] = s6, s7, s8
-                    rows[entry + i, S_DEPTH] = s9
+                        dx = work[LANE_X + base + lane] - u
+                        dy = work[LANE_Y + base + lane] - v
+                        p = dx * (qa * dx + qb * dy) + (qc * dy * dy + log_opacity)
+                        e = ((((E5 * p + E4) * p + E3) * p + E2) * p + E1) * p + E0
+                        e = e * e
+                        e = e * e
+                        e = e * e
+                        a = min(e, MAX_ALPHA)
+                        a = a if p >= LOG_MIN_ALPHA else ZERO
+                        t = work[THROUGH + base + lane]
+                        next_t = t - t * a
+                        live = next_t > MIN_TRANSMITTANCE
+                        w = a * t if live else ZERO
+                        work[THROUGH + base + lane] = next_t if live else -abs(t)
+                        gr, gg = work[G_RED + base + lane], work[G_GREEN + base + lane]
+                        gb, gz = work[G_BLUE + base + lane], work[G_DEPTH + base + lane]
+                        worth = red * gr + green * gg + (blue * gb + z * gz) + work[G_ALPHA + base + lane]
+                        worth = w * worth
+                        rest = work[LEFT + base + lane] - worth
+                        work[LEFT + base + lane] = rest
+                        slope = worth - rest * (a / (ONE - a))
+                        slope = slope if live else ZERO
+                        slope = slope if e <= MAX_ALPHA else ZERO
+                        along, down = slope * dx, slope * dy
+                        sums[to + lane] += slope
+                        sums[to + 16 + lane] += along
+                        sums[to + 32 + lane] += along * dx
+                        sums[to + 48 + lane] += down
+                        sums[to + 64 + lane] += down * dx
+                        sums[to + 80 + lane] += down * dy
+                        sums[to + 96 + lane] += w * gr
+                        sums[to + 112 + lane] += w * gg
+                        sums[to + 128 + lane] += w * gb
+                        sums[to + 144 + lane] += w * gz
+                for i in range(BATCH * 80):
+                    half[i] = sums[2 * i] + sums[2 * i + 1]
+                for i in range(BATCH * 40):
+                    quarter[i] = half[2 * i] + half[2 * i + 1]
+                for i in range(BATCH * 20):
+                    eighth[i] = quarter[2 * i] + quarter[2 * i + 1]
+                for i in range(size * 10):
+                    flat[entry * 10 + i] = eighth[2 * i] + eighth[2 * i + 1]
                 entry += size
-                most = work[THROUGH]
-                for i in range(THROUGH + 1, THROUGH + 256):
-                    most = max(most, work[i])
-                if most <= ZERO:
+                alive = np.int32(0)
+                for i in range(256):
+                    alive += np.int32(work[THROUGH + i] > ZERO)
+                if alive == 0:
                     break
             rows[entry:stop] = ZERO
 
@@ -309,6 +300,8 @@ def add_rows(lists: Lists, rows: np.ndarray, first: int, size: int, count: int, 
     """Sums [V, BLOCK, ROW] of the rows of consecutive Gaussians; apart from what follows, so that fetches overlap."""
     offsets, slots = lists.offsets, lists.slots
     for view in range(len(totals)):
+        for slot in range(offsets[view * count + first], offsets[view * count + first + size]):
+            prefetch(rows, slots[slot])
         for i in range(size):
             m = view * count + first + i
             s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = ZERO
@@ -365,6 +358,7 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
     for chunk in numba.prange(CHUNKS):
         basis, turn = np.empty(sh.shape[1], np.float64), np.empty(9, np.float64)
         totals = np.empty((len(cameras), BLOCK, ROW), np.float32)
+        fill_sh_basis(0.0, 0.0, 0.0, basis)
         for n in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
             ahead = (n - chunk * count // CHUNKS) % BLOCK
             if ahead == 0:
@@ -373,17 +367,20 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
             turn[:] = 0.0
             seen = False
             to_sh[n] = ZERO
+            r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
             for view in range(len(cameras)):
                 m = view * count + n
                 to_centers[view, n] = ZERO
-                total = totals[view, ahead]
                 touched = False
                 for j in range(ROW):
-                    touched |= total[j] != 0
+                    touched |= totals[view, ahead, j] != 0
                 if not touched:
                     continue
                 seen = True
-                camera, dcamera = cameras[view], to_cameras[chunk, view]
+                camera = camera_of(cameras, view)
+                sum_1, sum_x, sum_xx = totals[view, ahead, S], totals[view, ahead, SX], totals[view, ahead, SXX]
+                sum_y, sum_xy, sum_yy = totals[view, ahead, SY], totals[view, ahead, SXY], totals[view, ahead, SYY]
+                sum_depth = totals[view, ahead, S_DEPTH]
                 fx, skew, fy = camera[12], camera[13], camera[15]
                 x, y, z = camera_point(camera, means, n)
                 slope_x, slope_y, free_x, free_y = held_slopes(camera, limits, x, y, z)
@@ -391,7 +388,6 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
                 ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
                 bx, by, bz = fy * gx, fy * gy, fy * gz
-                r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
                 s0, s1, s2 = float(scales[n, 0]), float(scales[n, 1]), float(scales[n, 2])
                 p0, p1, p2 = ax * r0 + ay * r3 + az * r6, ax * r1 + ay * r4 + az * r7, ax * r2 + ay * r5 + az * r8
                 q0, q1, q2 = bx * r0 + by * r3 + bz * r6, bx * r1 + by * r4 + bz * r7, bx * r2 + by * r5 + bz * r8
@@ -405,17 +401,26 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 kxx, kxy, kyy = (syy + LOW_PASS) * per_det, -sxy * per_det, (sxx + LOW_PASS) * per_det
 
                 # The image plane: centre, conic, opacity.
-                du, dv = kxx * total[SX] + kxy * total[SY], kxy * total[SX] + kyy * total[SY]
+                du, dv = (
+                    kxx * sum_x + kxy * sum_y,
+                    kxy * sum_x + kyy * sum_y,
+                )
                 to_centers[view, n] = np.sqrt(du * du + dv * dv)
-                dopacity += total[S] / float(opacities[n])
-                hxx, hxy = kxx * total[SXX] + kxy * total[SXY], kxx * total[SXY] + kxy * total[SYY]
-                hyx, hyy = kxy * total[SXX] + kyy * total[SXY], kxy * total[SXY] + kyy * total[SYY]
+                dopacity += sum_1 / float(opacities[n])
+                hxx, hxy = (
+                    kxx * sum_xx + kxy * sum_xy,
+                    kxx * sum_xy + kxy * sum_yy,
+                )
+                hyx, hyy = (
+                    kxy * sum_xx + kyy * sum_xy,
+                    kxy * sum_xy + kyy * sum_yy,
+                )
                 dxx, dxy = 0.5 * (hxx * kxx + hxy * kxy), 0.5 * (hxx * kxy + hxy * kyy)
                 dyy = 0.5 * (hyx * kxy + hyy * kyy)
                 if limits[4] > 0 and sharp > 0:  # opacity · √(det Σ / det Σ')
-                    dxx += 0.5 * total[S] * (syy / sharp - kxx)
-                    dxy += 0.5 * total[S] * (-sxy / sharp - kxy)
-                    dyy += 0.5 * total[S] * (sxx / sharp - kyy)
+                    dxx += 0.5 * sum_1 * (syy / sharp - kxx)
+                    dxy += 0.5 * sum_1 * (-sxy / sharp - kxy)
+                    dyy += 0.5 * sum_1 * (sxx / sharp - kyy)
                 da0, da1, da2 = 2 * (dxx * a0 + dxy * b0), 2 * (dxx * a1 + dxy * b1), 2 * (dxx * a2 + dxy * b2)
                 db0, db1, db2 = 2 * (dxy * a0 + dyy * b0), 2 * (dxy * a1 + dyy * b1), 2 * (dxy * a2 + dyy * b2)
 
@@ -447,7 +452,7 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 dslope_y = -(camera[8] * dgx + camera[9] * dgy + camera[10] * dgz) * nearness
 
                 # The camera point: through J, through the centre, through the depth.
-                dz = total[S_DEPTH] - (ex * dex + ey * dey + ez * dez + gx * dgx + gy * dgy + gz * dgz) * nearness
+                dz = sum_depth - (ex * dex + ey * dey + ez * dez + gx * dgx + gy * dgy + gz * dgz) * nearness
                 across, down = du * fx, du * skew + dv * fy
                 across += dslope_x * free_x
                 down += dslope_y * free_y
@@ -456,30 +461,31 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                 dmx += camera[0] * dx + camera[4] * dy + camera[8] * dz
                 dmy += camera[1] * dx + camera[5] * dy + camera[9] * dz
                 dmz += camera[2] * dx + camera[6] * dy + camera[10] * dz
-                dcamera[0] += dx * mx + dex * nearness
-                dcamera[1] += dx * my + dey * nearness
-                dcamera[2] += dx * mz + dez * nearness
-                dcamera[3] += dx
-                dcamera[4] += dy * mx + dgx * nearness
-                dcamera[5] += dy * my + dgy * nearness
-                dcamera[6] += dy * mz + dgz * nearness
-                dcamera[7] += dy
-                dcamera[8] += dz * mx - (slope_x * dex + slope_y * dgx) * nearness
-                dcamera[9] += dz * my - (slope_x * dey + slope_y * dgy) * nearness
-                dcamera[10] += dz * mz - (slope_x * dez + slope_y * dgz) * nearness
-                dcamera[11] += dz
-                dcamera[12] += du * x * nearness + ex * dax + ey * day + ez * daz
-                dcamera[13] += du * y * nearness + gx * dax + gy * day + gz * daz
-                dcamera[14] += du
-                dcamera[15] += dv * y * nearness + gx * dbx + gy * dby + gz * dbz
-                dcamera[16] += dv
+                to_cameras[chunk, view, 0] += dx * mx + dex * nearness
+                to_cameras[chunk, view, 1] += dx * my + dey * nearness
+                to_cameras[chunk, view, 2] += dx * mz + dez * nearness
+                to_cameras[chunk, view, 3] += dx
+                to_cameras[chunk, view, 4] += dy * mx + dgx * nearness
+                to_cameras[chunk, view, 5] += dy * my + dgy * nearness
+                to_cameras[chunk, view, 6] += dy * mz + dgz * nearness
+                to_cameras[chunk, view, 7] += dy
+                to_cameras[chunk, view, 8] += dz * mx - (slope_x * dex + slope_y * dgx) * nearness
+                to_cameras[chunk, view, 9] += dz * my - (slope_x * dey + slope_y * dgy) * nearness
+                to_cameras[chunk, view, 10] += dz * mz - (slope_x * dez + slope_y * dgz) * nearness
+                to_cameras[chunk, view, 11] += dz
+                to_cameras[chunk, view, 12] += du * x * nearness + ex * dax + ey * day + ez * daz
+                to_cameras[chunk, view, 13] += du * y * nearness + gx * dax + gy * day + gz * daz
+                to_cameras[chunk, view, 14] += du
+                to_cameras[chunk, view, 15] += dv * y * nearness + gx * dbx + gy * dby + gz * dbz
+                to_cameras[chunk, view, 16] += dv
 
                 # Colour, and through its spherical harmonics the direction it is seen from.
-                dred = total[S_RED] if records[m, RED] > 0 else 0.0
-                dgreen = total[S_GREEN] if records[m, GREEN] > 0 else 0.0
-                dblue = total[S_BLUE] if records[m, BLUE] > 0 else 0.0
-                vx, vy, vz, distance = viewing_direction(camera, means, n)
-                fill_sh_basis(vx, vy, vz, basis)
+                dred = totals[view, ahead, S_RED] if records[m, RED] > 0 else 0.0
+                dgreen = totals[view, ahead, S_GREEN] if records[m, GREEN] > 0 else 0.0
+                dblue = totals[view, ahead, S_BLUE] if records[m, BLUE] > 0 else 0.0
+                if len(basis) > 1:
+                    vx, vy, vz, distance = viewing_direction(camera, means, n)
+                    fill_sh_basis(vx, vy, vz, basis)
                 for k in range(len(basis)):
                     to_sh[n, k, 0] += F(basis[k] * dred)
                     to_sh[n, k, 1] += F(basis[k] * dgreen)
@@ -494,11 +500,13 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
                     )
                     dmx, dmy, dmz = dmx + dvx, dmy + dvy, dmz + dvz
                     for i in range(3):
-                        tau = camera[4 * i + 3]
-                        dcamera[4 * i] += tau * dvx
-                        dcamera[4 * i + 1] += tau * dvy
-                        dcamera[4 * i + 2] += tau * dvz
-                        dcamera[4 * i + 3] += camera[4 * i] * dvx + camera[4 * i + 1] * dvy + camera[4 * i + 2] * dvz
+                        tau = cameras[view, 4 * i + 3]
+                        to_cameras[chunk, view, 4 * i] += tau * dvx
+                        to_cameras[chunk, view, 4 * i + 1] += tau * dvy
+                        to_cameras[chunk, view, 4 * i + 2] += tau * dvz
+                        to_cameras[chunk, view, 4 * i + 3] += (
+                            cameras[view, 4 * i] * dvx + cameras[view, 4 * i + 1] * dvy + cameras[view, 4 * i + 2] * dvz
+                        )
             to_means[n, 0], to_means[n, 1], to_means[n, 2] = dmx, dmy, dmz
             to_scales[n, 0], to_scales[n, 1], to_scales[n, 2] = ds0, ds1, ds2
             to_opacities[n] = dopacity

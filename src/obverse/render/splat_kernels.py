@@ -14,18 +14,21 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from ..parallel import kernel
+from ..parallel import kernel, prefetch, wide_vectors
 
 F = np.float32
 TILE = 16  # pixels; the kernels' masks and shifts rely on it
 SHIFT = 4
-STRIP = 8  # columns: a vector of 16 lanes is two rows of a strip of eight columns
+BLOCK_WIDTH, BLOCK_HEIGHT = 4, 4  # pixels of a vector of 16 lanes
+STRIPS, PER_STRIP = TILE // BLOCK_WIDTH, TILE // BLOCK_HEIGHT
+JOBS = 16 * 16 + PER_STRIP  # most blocks of a batch, and room to write past the last
 BATCH = 16  # Gaussians composited between two looks at whether the tile is finished; at most RECORD
 ELLIPSE = 6  # numbers that describe where α = 1/255
 CHUNKS = 64  # pieces per-Gaussian work is cut into, whatever the number of threads
 
-# A record of a projected Gaussian, one cache line: α = exp(p), p = dx (A dx + B dy) + C dy² + ln o. The ellipse
-# α = 1/255 spans |dx| ≤ REACH_X; at dx its rows are SLOPE dx ± HEIGHT √(1 − (dx / REACH_X)²); its top is at dx = TOP_X.
+# A record of a projected Gaussian, one cache line: α = exp(8 p), p = dx (A dx + B dy) + C dy² + LOG_OPACITY. The
+# ellipse α = 1/255 spans |dx| ≤ REACH_X; at dx its rows are SLOPE dx ± HEIGHT √(1 − (dx / REACH_X)²); its top is at
+# dx = TOP_X.
 U, V, A, B, C, LOG_OPACITY, RED, GREEN, BLUE, DEPTH, REACH_X, REACH_Y, SLOPE, HEIGHT, TOP_X, PER_REACH, RECORD = range(
     17
 )
@@ -33,19 +36,21 @@ U, V, A, B, C, LOG_OPACITY, RED, GREEN, BLUE, DEPTH, REACH_X, REACH_Y, SLOPE, HE
 LOW_PASS = 0.3  # px², as in splats.py, like the constants below
 MIN_ALPHA = 1 / 255
 FIELD_MARGIN = 1.3
-LOG_MIN_ALPHA = F(math.log(MIN_ALPHA))
+LOG_MIN = math.log(MIN_ALPHA)
+LOG_MIN_ALPHA = F(LOG_MIN / 8)  # as p
 MAX_ALPHA = F(0.999)
 MIN_TRANSMITTANCE = F(1e-4)
 FAR_AWAY = 1e9  # pixels; sizes are held to this in records
 
-# exp(x) on [-0.75, 0], degree 5, least squares of the relative error; p / 8 is in that range.
+# exp(x) on [-0.75, 0], degree 5, least squares of the relative error; p is in that range wherever α ≥ 1/255.
 E0, E1, E2, E3, E4, E5 = F(0.99999994), F(0.99999243), F(0.49988127), F(0.16596903), F(0.03976483), F(0.00584249)
-ZERO, HALF, ONE, EIGHTH, LOWEST = F(0), F(0.5), F(1), F(0.125), F(-6)
-TWO, EIGHT, SEVEN = F(2), F(8), F(7)
+ZERO, HALF, ONE, EIGHTH = F(0), F(0.5), F(1), F(0.125)
+PER_BLOCK, BLOCK_STEP, SIDE = F(1 / BLOCK_HEIGHT), F(BLOCK_WIDTH), F(TILE)
+LAST_LANE, LAST_ROW = F(BLOCK_WIDTH - 1), F(BLOCK_HEIGHT - 1)
 ROW_MARGIN = F(0.01)  # pixels by which row ranges are widened against rounding
 
-# The flat work array of a tile: lane coordinates, then channels of 256 pixels each.
-LANE_X, LANE_Y, PIXELS = 0, 16, 32
+# The flat work array of a tile: coordinates of its pixels, then channels of 256 pixels each, block by block.
+LANE_X, LANE_Y, PIXELS = 0, 256, 512
 
 
 class Scene(NamedTuple):
@@ -79,6 +84,16 @@ class Turns(NamedTuple):
 
 
 @kernel()
+def camera_of(cameras: np.ndarray, view: int) -> tuple[float, ...]:
+    """One row of ``Scene.cameras`` by value, which stays in registers and is not counted as a reference."""
+    c = cameras
+    return (
+        c[view, 0], c[view, 1], c[view, 2], c[view, 3], c[view, 4], c[view, 5], c[view, 6], c[view, 7], c[view, 8],
+        c[view, 9], c[view, 10], c[view, 11], c[view, 12], c[view, 13], c[view, 14], c[view, 15], c[view, 16],
+    )  # fmt: skip
+
+
+@kernel()
 def rotation_of(quats: np.ndarray, n: int) -> tuple[float, ...]:
     """Nine entries of the rotation matrix of one quaternion (wxyz, any length; zero means no rotation), by rows."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
@@ -92,7 +107,7 @@ def rotation_of(quats: np.ndarray, n: int) -> tuple[float, ...]:
 
 
 @kernel()
-def camera_point(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, float, float]:
+def camera_point(camera: tuple[float, ...], means: np.ndarray, n: int) -> tuple[float, float, float]:
     """One mean in the camera's axes."""
     mx, my, mz = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
     return (
@@ -103,7 +118,7 @@ def camera_point(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, 
 
 
 @kernel()
-def held_slopes(camera: np.ndarray, limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, ...]:
+def held_slopes(camera: tuple[float, ...], limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, ...]:
     """x / z and y / z held to FIELD_MARGIN half fields of view, where the perspective is expanded; then for each
     1 if it is free and 0 if it is held.
     """
@@ -115,7 +130,7 @@ def held_slopes(camera: np.ndarray, limits: np.ndarray, x: float, y: float, z: f
 
 
 @kernel()
-def slope_rows(camera: np.ndarray, slope_x: float, slope_y: float, nearness: float) -> tuple[float, ...]:
+def slope_rows(camera: tuple[float, ...], slope_x: float, slope_y: float, nearness: float) -> tuple[float, ...]:
     """∂(x/z)/∂mean and ∂(y/z)/∂mean in world axes, six numbers: the rows of J W before the focal lengths."""
     return (
         (camera[0] - slope_x * camera[8]) * nearness, (camera[1] - slope_x * camera[9]) * nearness,
@@ -125,7 +140,7 @@ def slope_rows(camera: np.ndarray, slope_x: float, slope_y: float, nearness: flo
 
 
 @kernel()
-def viewing_direction(camera: np.ndarray, means: np.ndarray, n: int) -> tuple[float, float, float, float]:
+def viewing_direction(camera: tuple[float, ...], means: np.ndarray, n: int) -> tuple[float, float, float, float]:
     """Unit direction from the camera centre −Wᵀτ to one mean, and the distance."""
     x = float(means[n, 0]) + camera[0] * camera[3] + camera[4] * camera[7] + camera[8] * camera[11]
     y = float(means[n, 1]) + camera[1] * camera[3] + camera[5] * camera[7] + camera[9] * camera[11]
@@ -165,69 +180,76 @@ def project(scene: Scene, records: np.ndarray, boxes: np.ndarray, keys: np.ndarr
     means, scales, opacities, sh = scene.means, scene.scales, scene.opacities, scene.sh
     quats, cameras, limits = scene.quats, scene.cameras, scene.limits
     near, far, width, height = limits[0], limits[1], limits[2], limits[3]
-    count, total = len(means), len(cameras) * len(means)
+    count, views = len(means), len(cameras)
     for chunk in numba.prange(CHUNKS):
         basis = np.empty(sh.shape[1], np.float64)
-        for m in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
-            n, camera = m % count, cameras[m // count]
-            boxes[m, 0] = boxes[m, 1] = boxes[m, 2] = boxes[m, 3] = 0
-            flat_keys[m], flat_radii[m] = 0, ZERO
-            x, y, z = camera_point(camera, means, n)
-            opacity = float(opacities[n])
-            if not (near <= z <= far and opacity >= MIN_ALPHA):
-                continue
+        fill_sh_basis(0.0, 0.0, 0.0, basis)
+        for view in range(views):
+            camera = camera_of(cameras, view)
             fx, skew, cx, fy, cy = camera[12], camera[13], camera[14], camera[15], camera[16]
-            nearness = 1 / z
-            u, v = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
-            slope_x, slope_y, _, _ = held_slopes(camera, limits, x, y, z)
-            ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
-            ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
-            bx, by, bz = fy * gx, fy * gy, fy * gz
-            r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
-            s0, s1, s2 = float(scales[n, 0]), float(scales[n, 1]), float(scales[n, 2])
-            a0, b0 = s0 * (ax * r0 + ay * r3 + az * r6), s0 * (bx * r0 + by * r3 + bz * r6)
-            a1, b1 = s1 * (ax * r1 + ay * r4 + az * r7), s1 * (bx * r1 + by * r4 + bz * r7)
-            a2, b2 = s2 * (ax * r2 + ay * r5 + az * r8), s2 * (bx * r2 + by * r5 + bz * r8)
-            sxx = a0 * a0 + a1 * a1 + a2 * a2
-            sxy = a0 * b0 + a1 * b1 + a2 * b2
-            syy = b0 * b0 + b1 * b1 + b2 * b2
-            sharp = sxx * syy - sxy * sxy
-            sxx, syy = sxx + LOW_PASS, syy + LOW_PASS
-            det = sxx * syy - sxy * sxy
-            if not (np.isfinite(u + v + det) and det > 0):
-                continue
-            if limits[4] > 0:
-                opacity *= np.sqrt(max(sharp, 0.0) / det)
-                if opacity < MIN_ALPHA:
+            for n in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
+                m = view * count + n
+                boxes[m, 0] = boxes[m, 1] = boxes[m, 2] = boxes[m, 3] = 0
+                flat_keys[m], flat_radii[m] = 0, ZERO
+                x, y, z = camera_point(camera, means, n)
+                opacity = float(opacities[n])
+                if not (near <= z <= far and opacity >= MIN_ALPHA):
                     continue
-            tau = max(2 * np.log(opacity / MIN_ALPHA), 1e-6)
-            reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
-            if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
-                continue
-            dx, dy, dz, _ = viewing_direction(camera, means, n)
-            fill_sh_basis(dx, dy, dz, basis)
-            red = green = blue = 0.5
-            for k in range(len(basis)):
-                red += basis[k] * sh[n, k, 0]
-                green += basis[k] * sh[n, k, 1]
-                blue += basis[k] * sh[n, k, 2]
-            if not np.isfinite(red + green + blue + opacity):
-                continue
-            records[m, U], records[m, V] = u, v
-            records[m, A], records[m, B], records[m, C] = -0.5 * syy / det, sxy / det, -0.5 * sxx / det
-            records[m, LOG_OPACITY], records[m, DEPTH] = np.log(opacity), z
-            records[m, RED], records[m, GREEN], records[m, BLUE] = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
-            records[m, REACH_X], records[m, REACH_Y] = min(reach_x, FAR_AWAY), min(reach_y, FAR_AWAY)
-            records[m, SLOPE] = sxy / sxx
-            records[m, HEIGHT] = min(np.sqrt(tau * (det / sxx)), FAR_AWAY)
-            records[m, TOP_X] = max(-FAR_AWAY, min(reach_y * (sxy / syy), FAR_AWAY))
-            records[m, PER_REACH] = 1 / reach_x
-            boxes[m, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
-            boxes[m, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
-            boxes[m, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
-            boxes[m, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
-            flat_keys[m] = F(z).view(np.uint32)
-            flat_radii[m] = min(max(reach_x, reach_y), FAR_AWAY)
+                nearness = 1 / z
+                u, v = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
+                slope_x, slope_y, _, _ = held_slopes(camera, limits, x, y, z)
+                ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
+                ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
+                bx, by, bz = fy * gx, fy * gy, fy * gz
+                r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
+                s0, s1, s2 = float(scales[n, 0]), float(scales[n, 1]), float(scales[n, 2])
+                a0, b0 = s0 * (ax * r0 + ay * r3 + az * r6), s0 * (bx * r0 + by * r3 + bz * r6)
+                a1, b1 = s1 * (ax * r1 + ay * r4 + az * r7), s1 * (bx * r1 + by * r4 + bz * r7)
+                a2, b2 = s2 * (ax * r2 + ay * r5 + az * r8), s2 * (bx * r2 + by * r5 + bz * r8)
+                sxx = a0 * a0 + a1 * a1 + a2 * a2
+                sxy = a0 * b0 + a1 * b1 + a2 * b2
+                syy = b0 * b0 + b1 * b1 + b2 * b2
+                sharp = sxx * syy - sxy * sxy
+                sxx, syy = sxx + LOW_PASS, syy + LOW_PASS
+                det = sxx * syy - sxy * sxy
+                if not (np.isfinite(u + v + det) and det > 0):
+                    continue
+                if limits[4] > 0:
+                    opacity *= np.sqrt(max(sharp, 0.0) / det)
+                    if opacity < MIN_ALPHA:
+                        continue
+                log_opacity = np.log(opacity)
+                tau = max(2 * (log_opacity - LOG_MIN), 1e-6)
+                reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
+                if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
+                    continue
+                if len(basis) > 1:
+                    dx, dy, dz, _ = viewing_direction(camera, means, n)
+                    fill_sh_basis(dx, dy, dz, basis)
+                red = green = blue = 0.5
+                for k in range(len(basis)):
+                    red += basis[k] * sh[n, k, 0]
+                    green += basis[k] * sh[n, k, 1]
+                    blue += basis[k] * sh[n, k, 2]
+                if not np.isfinite(red + green + blue + opacity):
+                    continue
+                eighth = 0.125 / det
+                per_sxx = 1 / sxx
+                records[m, U], records[m, V] = u, v
+                records[m, A], records[m, B], records[m, C] = -0.5 * syy * eighth, sxy * eighth, -0.5 * sxx * eighth
+                records[m, LOG_OPACITY], records[m, DEPTH] = 0.125 * log_opacity, z
+                records[m, RED], records[m, GREEN], records[m, BLUE] = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
+                records[m, REACH_X], records[m, REACH_Y] = min(reach_x, FAR_AWAY), min(reach_y, FAR_AWAY)
+                records[m, SLOPE] = sxy * per_sxx
+                records[m, HEIGHT] = min(np.sqrt(tau * det * per_sxx), FAR_AWAY)
+                records[m, TOP_X] = max(-FAR_AWAY, min(reach_y * (sxy / syy), FAR_AWAY))
+                records[m, PER_REACH] = 1 / reach_x
+                boxes[m, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
+                boxes[m, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
+                boxes[m, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
+                boxes[m, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
+                flat_keys[m] = F(z).view(np.uint32)
+                flat_radii[m] = min(max(reach_x, reach_y), FAR_AWAY)
 
 
 @kernel(parallel=True)
@@ -322,49 +344,87 @@ def deal(order: np.ndarray, counts: np.ndarray, tiles: np.ndarray, heads: np.nda
 
 @kernel(fastmath=True)
 def gather_batch(
-    records: np.ndarray, entries: np.ndarray, origin: tuple[int, int], batch: np.ndarray, pairs: np.ndarray
-) -> None:
-    """Copy the records of up to BATCH ``entries`` and find the row pairs they touch in each strip of the tile.
+    records: np.ndarray, entries: np.ndarray, entry: int, size: int, origin: tuple[int, int],
+    batch: np.ndarray, spans: np.ndarray, jobs: np.ndarray,
+) -> int:  # fmt: skip
+    """Copy the records of ``size`` entries and list the blocks of the tile they touch → how many jobs.
 
-    An ellipse within a strip of columns spans rows between its values at TOP_X and −TOP_X, held to the strip.
-    ``batch`` [BATCH + ELLIPSE, RECORD] receives the records and, in its last rows, what describes the ellipses, one per
-    column; ``pairs`` [2, 2, BATCH] receives first and end row pair, per strip. Apart from the compositing, so that
-    fetches overlap.
+    An ellipse within a strip of columns spans rows between its values at TOP_X and −TOP_X, held to the strip. A job is
+    a Gaussian of the batch · 16 + a block. Gaussians keep their order, and one loop over all jobs runs without the
+    mispredicted ends of a loop per Gaussian. Apart from the compositing, so that fetches overlap.
+
+    Args:
+        records, entries: as in ``Lists``; the batch is ``entries[entry : entry + size]``, at most BATCH.
+        origin: left and top pixel of the tile.
+        batch: float32 [BATCH + ELLIPSE, RECORD], receives the records, centres relative to the tile, and in its last
+            rows what describes the ellipses, one per column.
+        spans: int32 [STRIPS, 2, BATCH], receives first block and number of blocks.
+        jobs: uint8 [JOBS].
     """
-    for i in range(len(entries)):
-        m = entries[i]
+    wide_vectors()
+    for i in range(entry + BATCH, min(entry + 2 * BATCH, len(entries))):
+        prefetch(records, entries[i])
+    for i in range(size):
+        m = entries[entry + i]
         for j in range(RECORD):
             batch[i, j] = records[m, j]
+        batch[i, U] -= F(origin[0])
+        batch[i, V] -= F(origin[1])
     for i in range(BATCH):
-        batch[BATCH, i], batch[BATCH + 1, i] = batch[i, U] - F(origin[0]), batch[i, V] - F(origin[1])
+        batch[BATCH, i], batch[BATCH + 1, i] = batch[i, U], batch[i, V]
         batch[BATCH + 2, i], batch[BATCH + 3, i] = batch[i, TOP_X], batch[i, PER_REACH]
         batch[BATCH + 4, i], batch[BATCH + 5, i] = batch[i, SLOPE], batch[i, HEIGHT]
-    for strip in range(2):
-        left = F(strip) * EIGHT + HALF
+    for strip in range(STRIPS):
+        left = F(strip) * BLOCK_STEP + HALF
         for i in range(BATCH):
             v, top_x, per_reach = batch[BATCH + 1, i], batch[BATCH + 2, i], batch[BATCH + 3, i]
             slope, height = batch[BATCH + 4, i], batch[BATCH + 5, i]
             low = left - batch[BATCH, i]
-            high = low + SEVEN
+            high = low + LAST_LANE
             at_top, at_bottom = min(max(top_x, low), high), min(max(-top_x, low), high)
             top, bottom = at_top * per_reach, at_bottom * per_reach
             upper = slope * at_top + height * np.sqrt(max(ONE - top * top, ZERO))
             lower = slope * at_bottom - height * np.sqrt(max(ONE - bottom * bottom, ZERO))
-            last = min(max(v + upper + (HALF + ONE + ROW_MARGIN), ZERO), TWO * EIGHT + ONE)
-            first = min(max(v + lower + (HALF - ROW_MARGIN), ZERO), TWO * EIGHT)
+            last = min(max(v + upper + (HALF + ROW_MARGIN + LAST_ROW), ZERO), SIDE)
+            first = min(max(v + lower + (HALF - ROW_MARGIN), ZERO), SIDE)
             last = ZERO if abs(top) > ONE + ROW_MARGIN * per_reach else last
-            pairs[strip, 0, i] = min(max(np.int32(first) >> 1, 0), 8)
-            pairs[strip, 1, i] = min(max(np.int32(last) >> 1, 0), 8)
+            start = np.int32(first * PER_BLOCK)
+            spans[strip, 0, i] = start
+            spans[strip, 1, i] = max(np.int32(last * PER_BLOCK) - start, np.int32(0))
+    count = 0
+    for i in range(size):
+        for strip in range(STRIPS):
+            code = (i << 4) + strip * PER_STRIP + spans[strip, 0, i]
+            for k in range(PER_STRIP):  # as many as there may be: cheaper than to ask
+                jobs[(count & 255) + k] = code + k
+            count += spans[strip, 1, i]
+    return count
+
+
+@kernel()
+def aligned(size: int) -> np.ndarray:
+    """``size`` float32 zeros that start at a cache line: vectors of 16 that straddle two lines take twice as long."""
+    spare = np.zeros(size + 16, np.float32)
+    skip = (-(spare.ctypes.data >> 2)) & 15
+    return spare[skip : skip + size]
 
 
 @kernel()
 def new_work(channels: int) -> np.ndarray:
     """A tile's flat work array with the lanes' columns and rows filled in."""
-    work = np.zeros(PIXELS + channels * 256, np.float32)
-    for lane in range(16):
-        work[LANE_X + lane] = F(lane & 7) + HALF
-        work[LANE_Y + lane] = F(lane >> 3) + HALF
+    work = aligned(PIXELS + channels * 256)
+    for row in range(TILE):
+        for column in range(TILE):
+            i = lane_of(row, column)
+            work[LANE_X + i], work[LANE_Y + i] = F(column) + HALF, F(row) + HALF
     return work
+
+
+@kernel()
+def lane_of(row: int, column: int) -> int:
+    """Where a pixel of a tile stands in a channel."""
+    block = (column // BLOCK_WIDTH) * PER_STRIP + row // BLOCK_HEIGHT
+    return block * 16 + (row % BLOCK_HEIGHT) * BLOCK_WIDTH + column % BLOCK_WIDTH
 
 
 @kernel(fastmath=True)
@@ -384,9 +444,8 @@ def store_pixels(
             alpha[view, top + row, left:right],
             depth[view, top + row, left:right],
         )
-        base = PIXELS + ((row >> 1) << 4) + ((row & 1) << 3)
         for column in range(right - left):
-            i = base + ((column & 8) << 4) + (column & 7)
+            i = PIXELS + lane_of(row, column)
             through = abs(work[i])
             covered = ONE - through
             colors[column, 0] = work[256 + i] + through * line[column * step, 0]
@@ -411,16 +470,18 @@ def composite(
     ``tiles`` holds tiles in x and y, ``paper`` the background [V or 1, H or 1, W or 1, 3].
     Depth is 0 where nothing is: infinity is not for code that may reorder arithmetic.
     One flat work array per tile holds transmittance, red, green, blue and Σ w·depth, 256 each: constant offsets from
-    one base let the compiler see that they do not overlap. A vector of 16 lanes is two rows of an 8-column strip.
-    Transmittance below zero marks a finished pixel. Indices are kept non-negative by masks, without which the rows
+    one base let the compiler see that they do not overlap. A vector of 16 lanes is a block of pixels.
+    Transmittance below zero marks a finished pixel. Indices are kept non-negative by masks, without which the blocks
     would not be vectorised. Long, because splitting it would break those proofs.
     """
     records, starts, entries = lists.records, lists.starts, lists.entries
     tiles_x, per_view = tiles[0], tiles[0] * tiles[1]
     order, shares = turns.order, turns.shares
     for worker in numba.prange(len(shares) - 1):
+        wide_vectors()
         work = new_work(5)
-        batch, pairs = np.ones((BATCH + ELLIPSE, RECORD), np.float32), np.empty((2, 2, BATCH), np.int32)
+        batch, spans = aligned((BATCH + ELLIPSE) * RECORD).reshape(-1, RECORD), np.empty((STRIPS, 2, BATCH), np.int32)
+        jobs = np.empty(JOBS, np.uint8)
         for k in range(shares[worker], shares[worker + 1]):
             tile = order[k]
             view, place = tile // per_view, tile % per_view
@@ -430,38 +491,36 @@ def composite(
             entry, stop = starts[tile], starts[tile + 1]
             while entry < stop:
                 size = min(BATCH, stop - entry)
-                gather_batch(records, entries[entry : entry + size], (left, top), batch, pairs)
+                count = gather_batch(records, entries, entry, size, (left, top), batch, spans, jobs)
                 entry += size
-                for i in range(size):
-                    qa, qb, qc, log_opacity = batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY]
+                for job in range(count):
+                    i = (jobs[job] >> 4) & 15
+                    base = (jobs[job] & 15) << 4
+                    u, v, qa, qb, qc, log_opacity = (
+                        batch[i, U], batch[i, V], batch[i, A], batch[i, B], batch[i, C], batch[i, LOG_OPACITY],
+                    )  # fmt: skip
                     red, green, blue, z = batch[i, RED], batch[i, GREEN], batch[i, BLUE], batch[i, DEPTH]
-                    for strip in range(2):
-                        u = batch[i, U] - F(left) - F(strip) * EIGHT
-                        for pair in range(pairs[strip, 0, i], pairs[strip, 1, i]):
-                            base = ((strip & 1) << 7) + ((pair & 7) << 4) + PIXELS
-                            v = batch[i, V] - F(top) - F(pair) * TWO
-                            for lane in range(TILE):
-                                dx = work[LANE_X + lane] - u
-                                dy = work[LANE_Y + lane] - v
-                                p = dx * (qa * dx + qb * dy) + (qc * dy * dy + log_opacity)
-                                e = max(p, LOWEST) * EIGHTH
-                                e = ((((E5 * e + E4) * e + E3) * e + E2) * e + E1) * e + E0
-                                e = e * e
-                                e = e * e
-                                a = min(e * e, MAX_ALPHA)
-                                a = a if p >= LOG_MIN_ALPHA else ZERO
-                                t = work[base + lane]
-                                next_t = t - t * a
-                                live = next_t > MIN_TRANSMITTANCE
-                                w = a * t if live else ZERO
-                                work[base + lane] = next_t if live else -abs(t)
-                                work[256 + base + lane] += w * red
-                                work[512 + base + lane] += w * green
-                                work[768 + base + lane] += w * blue
-                                work[1024 + base + lane] += w * z
-                most = work[PIXELS]
-                for i in range(PIXELS + 1, PIXELS + 256):
-                    most = max(most, work[i])
-                if most <= ZERO:
+                    for lane in range(16):
+                        dx = work[LANE_X + base + lane] - u
+                        dy = work[LANE_Y + base + lane] - v
+                        p = dx * (qa * dx + qb * dy) + (qc * dy * dy + log_opacity)
+                        e = ((((E5 * p + E4) * p + E3) * p + E2) * p + E1) * p + E0
+                        e = e * e
+                        e = e * e
+                        a = min(e * e, MAX_ALPHA)
+                        a = a if p >= LOG_MIN_ALPHA else ZERO
+                        t = work[PIXELS + base + lane]
+                        next_t = t - t * a
+                        live = next_t > MIN_TRANSMITTANCE
+                        w = a * t if live else ZERO
+                        work[PIXELS + base + lane] = next_t if live else -abs(t)
+                        work[PIXELS + 256 + base + lane] += w * red
+                        work[PIXELS + 512 + base + lane] += w * green
+                        work[PIXELS + 768 + base + lane] += w * blue
+                        work[PIXELS + 1024 + base + lane] += w * z
+                alive = np.int32(0)
+                for i in range(256):
+                    alive += np.int32(work[PIXELS + i] > ZERO)
+                if alive == 0:
                     break
             store_pixels(work, paper, view, left, top, color, alpha, depth)

@@ -5,10 +5,10 @@ tiles in that order, and composite tile by tile (``splat_kernels``). Lists are d
 is a stable counting sort. Backward (``splat_gradients``), tiles are walked once more in the same order, and what they
 found is gathered per Gaussian.
 
-What makes it fast: the opacity goes into the exponent, α = exp(p), so that α ≥ 1/255 is a fixed range of p; the
-ellipse of that range bounds the rows visited in each strip of eight columns; two rows of a strip are one vector;
-termination is a select, not a branch; and the exponential is a polynomial, since libm's cannot be vectorised. Neither
-image nor gradients depend on the thread count.
+What makes it fast: the opacity goes into the exponent, α = exp(8 p), so that α ≥ 1/255 is a fixed range of p; the
+ellipse of that range bounds the 4 × 4 pixel blocks visited, each one vector; all visits of 16 Gaussians are listed
+first and then made in one loop; termination is a select, not a branch; records are prefetched; and the exponential is
+a polynomial, since libm's cannot be vectorised. Neither image nor gradients depend on the thread count.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def tile_lists(scene: Scene, radii: np.ndarray) -> tuple[Lists, np.ndarray]:
         radii: float32 [V, N], filled with half the longer side of each drawn splat's box in pixels.
     """
     views, count = len(scene.cameras), len(scene.means)
-    records, boxes = np.empty((views * count, RECORD), F), np.empty((views * count, 4), np.int32)
+    records, boxes = _records(views * count), np.empty((views * count, 4), np.int32)
     keys = np.empty((views, count), np.uint32)
     project(scene, records, boxes, keys, radii)
     order, counts = np.empty((views, count), np.int32), np.empty(views, np.int32)
@@ -175,3 +175,10 @@ def _camera_gradients(cameras: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
+
+
+def _records(count: int) -> np.ndarray:
+    """Room for records, each of them one cache line."""
+    spare = np.empty(count * RECORD + RECORD, F)
+    skip = -(spare.ctypes.data // 4) % RECORD
+    return spare[skip : skip + count * RECORD].reshape(count, RECORD)
