@@ -104,6 +104,7 @@ def test_a_changed_preset_goes_by_another_name():
     changed = Judging("syncdreamer", size=64, views=4).resolve()
     assert changed.name == "syncdreamer-changed" and "size 64" in changed.differs and len(changed.views) == 8
     assert Judging("obverse", size=256, elevations="0,30").resolve().name == "obverse"  # as it is anyway
+    assert Judging("obverse", align="yaw-icp").resolve().lead == "aligned"
 
 
 def test_degrees_are_numbers_with_commas():

@@ -47,6 +47,8 @@ class Judging:
             for name, value in (("size", self.size), ("points", self.points), ("align", self.align))
             if value is not None
         }
+        if self.align == "yaw-icp":
+            changes["lead"] = "aligned"  # a result that had to be turned can only be shown turned
         if self.views is not None or self.elevations is not None:
             angles = parse_degrees(self.elevations) if self.elevations is not None else (0.0, 30.0)
             changes |= {"views": grid(8 if self.views is None else self.views, angles), "elevations_from": "horizon"}

@@ -105,9 +105,9 @@ def _legend(protocol: Protocol, content: dict[str, Any]) -> list[str]:
         "objects. Failed cases count in no mean; the differences use objects that both methods did.",
         "",
         f"Views: {len(protocol.views)} of {protocol.size} pixels, over white; the result is "
-        f"{_PART_WORDS[protocol.lead]} and shown in its base colour, the truth under the photo's light. PSNR in dB, mean of the views; visible and "
-        "hidden: over the pixels whose surface the photo shows, and does not show, errors pooled over the views."
-        + lpips,
+        f"{_PART_WORDS[protocol.lead]} and shown in its base colour, the truth under the photo's light. PSNR in dB, "
+        "mean of the views; visible and hidden: over the pixels whose surface the photo shows, and does not show, "
+        "errors pooled over the views." + lpips,
         "",
         f"Geometry: {protocol.points} points of the outer surfaces, lengths in units where the truth's longest side is "
         f"{protocol.side:g}. CD is the mean of the two one-way mean distances, not squared; to truth: from the result "
