@@ -174,7 +174,7 @@ def inflate(subject: Subject, *, seed: int = 0, device: str = "cpu") -> Reconstr
 def triposr(
     subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
 ) -> Reconstruction:
-    """TripoSR: one pass through a transformer of 419 million parameters, trained on renders of Objaverse."""
+    """TripoSR: the photo to a triplane in one pass of a transformer with 419 million parameters."""
     precision = torch.bfloat16 if native_bfloat16(device) else torch.float32
     network = loaded(tsr.load, *source_for("triposr", weights), device, precision)
     solid = tsr.reconstruct(network, subject)
@@ -182,9 +182,8 @@ def triposr(
         solid,
         framed(solid, subject.rgba[..., 3], tsr.input_camera(subject.rgba.shape[0])),
         guessed=(
-            "Shape and colour of every side that the photo does not show are what TripoSR learned from renders.",
-            "The camera is taken to stand as in TripoSR's training, level and with a field of view of 40°; the crop is "
-            "fitted to the outline.",
+            "Depth, and shape and colour of the sides that the photo does not show, are TripoSR's prediction.",
+            "The camera is taken to be level, with a field of view of 40°; the crop is fitted to the outline.",
         ),
         details={"precision": str(precision).removeprefix("torch.")},
     )
@@ -216,6 +215,8 @@ METHODS: dict[str, Method] = {
         licence="MIT",
         weights_licence=KNOWN["triposr"].licence,
         source="Tochilkin et al. 2024, arXiv 2403.02151",
+        memory_mb=1950,
+        seconds=18.4,
     ),
 }
 

@@ -63,6 +63,17 @@ def test_a_checkpoint_in_the_published_layout_becomes_an_asset(photo, ball, tmp_
     assert str(ball.parent) not in (tmp_path / "out" / "report.json").read_text()
 
 
+def test_a_folder_of_photos_loads_its_network_once(photo, ball, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(triposr, "PUBLISHED", TINY)
+    loads, load = [], triposr.load
+    monkeypatch.setattr(triposr, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
+    Image.fromarray(disc_photo()).save(tmp_path / "other.png")
+    command = ["create", photo, tmp_path / "other.png", "-m", "triposr", "--weights", ball, "-o", tmp_path / "out"]
+    code, out, _ = run(*command, "--json", *SMALL, capsys=capsys)
+    assert code == 0 and [json.loads(line)["status"] for line in out.splitlines()] == ["done", "done"]
+    assert len(loads) == 1
+
+
 def test_weights_of_another_family_have_their_exit_code_and_no_folder(photo, tmp_path, capsys):
     pytest.importorskip("transformers")
     torch.save({"unet.conv_in.weight": torch.ones(1)}, tmp_path / "other.ckpt")

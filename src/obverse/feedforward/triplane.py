@@ -26,7 +26,7 @@ from torch import Tensor, nn
 Corner = tuple[float, float, float]
 PlaneAxes = tuple[tuple[str, str], tuple[str, str], tuple[str, str]]  # signed world axes along width and height
 
-DENSE_CHUNK = 16384  # points per pass of the small network: its activations stay in the second-level cache
+POINTS = 16384  # per pass of the small networks
 TOKENS = 768  # per pass of a feed-forward layer
 
 
@@ -94,7 +94,7 @@ class TriplaneField:
 
         def ask(index: Tensor) -> Tensor:
             answers = []
-            for part in index.to(table.device).split(DENSE_CHUNK):
+            for part in index.to(table.device).split(POINTS):
                 rows = part[:, firsts] * stride + part[:, seconds] + offset
                 answers.append(rest(F.embedding_bag(rows, table, mode="sum"))[:, 0])
             return sign * (torch.cat(answers) - self.raw_level)
@@ -119,7 +119,7 @@ class TriplaneField:
         axis, sign = zip(*(signed_axis(name) for pair in self.axes for name in pair), strict=True)
         height, width = self.planes.shape[-2:]
         answers = []
-        for part in points.to(self.planes).split(DENSE_CHUNK):
+        for part in points.to(self.planes).split(POINTS):
             place = (part[:, list(axis)] * torch.tensor(sign).to(part) / self.radius).reshape(-1, 3, 2)
             rows, weights = bilinear_rows(place, height, width)
             hidden = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum") + linear(network, 0).bias

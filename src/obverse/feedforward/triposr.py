@@ -33,8 +33,8 @@ from .triplane import Attention, GatedMlp, PlaneAxes, TriplaneField, mlp, output
 FILES = ("model.safetensors", "model.ckpt")  # the second is what is published
 FAMILY = "TripoSR"
 AXES: PlaneAxes = (("+z", "+x"), ("+z", "+y"), ("+x", "+y"))  # their (x, y), (x, z), (y, z)
-GREY = 0.5  # the background it was trained on
-DISTANCE, FOV_DEG = 1.9, 40.0  # of the cameras it was trained with, in units of which its box is 1.74 wide
+GREY = 0.5  # the background of the published preprocessing
+DISTANCE, FOV_DEG = 1.9, 40.0  # of the published renderer's cameras, in units of which the box is 1.74 wide
 DENSITY_BIAS = -1.0
 
 PUBLISHED_KEYS = renamer(
@@ -152,8 +152,9 @@ def load(
     Args:
         source: a file, a folder, or a Hub id; see ``weights.resolve``.
         config: sizes of another training; the published ones by default.
-        dtype: of the transformer's matrices; bfloat16 halves memory and, where the processor computes in it, time.
-            The rest stays float32.
+        dtype: of the transformer's matrices; bfloat16 halves their memory, and where the processor computes in it
+            the transformer takes a third of the time. What reads the planes stays float32: there, rounding would
+            roughen the surface.
         device: where it goes.
         download: whether a Hub id may be fetched if it is not in the cache.
 
@@ -199,7 +200,7 @@ def reconstruct(network: TripoSR, photo: Subject | Tensor) -> TriplaneField:
 
 
 def on_grey(image: Tensor, size: int) -> Tensor:
-    """A square image [H, H, 3 or 4] in 0–1, straight alpha → [3, size, size] over the training's grey.
+    """A square image [H, H, 3 or 4] in 0–1, straight alpha → [3, size, size] over grey.
 
     Raises:
         InputError: the image is not square or has no colour.
@@ -215,11 +216,11 @@ def on_grey(image: Tensor, size: int) -> Tensor:
 
 
 def render(field: TriplaneField, cameras: Cameras, *, samples: int = 128) -> Tensor:
-    """Images [V, H, W, 3] of a field over white, as the model was trained to make them.
+    """Images [V, H, W, 3] of a field over white, as the published code renders them.
 
-    A training image sums ``samples`` equal parts of each ray's way through the box, and takes the part's share of that
-    way, not its length, as the step in 1 − exp(−density · step). So its densities are no densities per unit of
-    length, and ``render_field``, which takes them for that, shows a paler object.
+    It sums ``samples`` equal parts of each ray's way through the box, and takes the part's share of that way, not its
+    length, as the step in 1 − exp(−density · step). So these are no densities per unit of length, and
+    ``render_field``, which takes them for that, shows another opacity.
     """
     origins, directions = camera_rays(cameras)
     origins, directions = origins.reshape(-1, 3), F.normalize(directions.reshape(-1, 3), dim=-1)
@@ -241,7 +242,7 @@ def render(field: TriplaneField, cameras: Cameras, *, samples: int = 128) -> Ten
 
 
 def input_camera(size: int) -> Cameras:
-    """One camera as in training, at the photo's side: distance 1.9, level, 40° across."""
+    """One camera as in the published renderer, at the photo's side: distance 1.9, level, 40° across."""
     return orbit(0.0, 0.0, distance=DISTANCE, fov_deg=FOV_DEG, size=size)[0]
 
 
