@@ -152,6 +152,13 @@ def test_fetching_into_a_folder_leaves_checksums_that_prove_it(hub, tmp_path):
     assert known_sha256(path) == sha256_of(path) == hashlib.sha256(b"tensors").hexdigest()
 
 
+def test_what_is_in_the_cache_is_fetched_again_without_a_network(hub, monkeypatch):
+    published = Weights("owner/name", ("model.ckpt",), 1, "MIT", commercial=True)
+    first = fetch(published)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", None)
+    assert fetch(published) == first and len(hub.downloads) == 1
+
+
 def test_a_file_that_arrived_damaged_is_refused(hub, tmp_path):
     published = Weights("owner/name", ("model.ckpt",), 1, "MIT", commercial=True, sha256={"model.ckpt": "0" * 64})
     with pytest.raises(WeightsError, match=r"it must be 0000000000000000\.\.\.: it is damaged"):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingPackageError, WeightsError, need
+from .errors import WeightsError, need
 
 if TYPE_CHECKING:
     import torch
@@ -171,42 +171,38 @@ def _from_hub(source: str, names: Sequence[str], download: bool) -> Path:
 def fetch(weights: Weights, *, folder: str | Path | None = None) -> list[Path]:
     """Download every file of published weights, into the Hub's cache or into a folder → their paths.
 
-    A folder also gets ``SHA256SUMS``, made from what the Hub publishes and checked against what arrived.
+    What arrived is checked against the sha256 that is published. A folder also gets a file ``SHA256SUMS``, so that
+    it can be checked again without a network.
 
     Raises:
         WeightsError: the download failed, or a file arrived damaged.
         MissingPackageError: huggingface_hub is not installed.
     """
     hub: Any = need("huggingface_hub", extra="diffusion", purpose=f"fetching {weights.repo} from the Hub")
-    paths = []
-    try:
-        for name in weights.files:
-            where = {"local_dir": folder} if folder is not None else {}
-            paths.append(Path(hub.hf_hub_download(weights.repo, name, **where)))
-        published = {**_published_sha256(hub, weights), **weights.sha256}
-    except Exception as error:  # the Hub's own errors, those of its HTTP client, of the disk
-        if isinstance(error, MissingPackageError):
-            raise
-        raise WeightsError(_fetch_failed(weights.repo, error)) from error
-    sums = {}
-    for name, path in zip(weights.files, paths, strict=True):
-        sums[name] = check_sha256(path, published[name]) if name in published else sha256_of(path)
+    where = {} if folder is None else {"local_dir": folder}
+    paths, sums = [], ""
+    for name in weights.files:
+        try:
+            path = Path(hub.hf_hub_download(weights.repo, name, **where))
+            expected = known_sha256(path, weights) if folder is None else _published_sha256(hub, weights, name)
+        except Exception as error:  # the Hub's own errors, those of its HTTP client, of the disk
+            raise WeightsError(_fetch_failed(weights.repo, error)) from error
+        digest = check_sha256(path, expected) if expected else sha256_of(path)
+        paths.append(path)
+        sums += f"{digest}  {name}\n"
     if folder is not None:
-        text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
         temporary = Path(folder) / ".SHA256SUMS.part"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(sums, encoding="utf-8")
         os.replace(temporary, Path(folder) / "SHA256SUMS")
     return paths
 
 
-def _published_sha256(hub: Any, weights: Weights) -> dict[str, str]:
-    """Checksums the Hub gives for large files: their entity tag is their sha256."""
-    found = {}
-    for name in weights.files:
-        tag = hub.get_hf_file_metadata(hub.hf_hub_url(weights.repo, name)).etag or ""
-        if re.fullmatch(r"[0-9a-f]{64}", tag):
-            found[name] = tag
-    return found
+def _published_sha256(hub: Any, weights: Weights, name: str) -> str | None:
+    """The checksum of a file by the table above, or by the Hub, whose entity tag of a large file is its sha256."""
+    if name in weights.sha256:
+        return weights.sha256[name]
+    tag = hub.get_hf_file_metadata(hub.hf_hub_url(weights.repo, name)).etag or ""
+    return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None
 
 
 def _fetch_failed(repo: str, error: Exception) -> str:
