@@ -27,6 +27,7 @@ from .asset import Asset
 from .cameras import Cameras
 from .checks import Check
 from .errors import NoObjectError, UsageError
+from .evaluation.consistency import inspect
 from .feedforward import inflate as silhouette
 from .feedforward import triposr as tsr
 from .feedforward.framing import framed
@@ -260,6 +261,8 @@ def finish(
             gaussians = rescale(reconstruction.gaussians, 1 / float(corner[0] - center[0]), center=center)
     with stages("agreement"):
         agreement = photo_agreement(textured.mesh, camera, subject)
+    with stages("inspect"):
+        inspection = inspect(textured.mesh, gaussians=gaussians, subject=subject, camera=camera)
     report = _report(subject, method, about or METHODS[method], seed, settings)
     report["method"] |= reconstruction.details
     report["mesh"] = {
@@ -267,14 +270,13 @@ def finish(
         "faces": len(mesh.faces),
         "watertight": proof.to_dict(),
         "texture": settings.texture,
-        "texture_utilisation": round(float(textured.utilisation), 4),
-        "charts": int(textured.charts),
-        "seen_fraction": round(float(textured.seen_fraction), 4),
+        **_texture_numbers(textured),
     }
     report["gaussians"] = {"count": len(gaussians)}
     report["photo_agreement"] = agreement
+    report["inspection"] = inspection.to_dict()
     late = [_outline_lost(agreement["silhouette_iou"]), _more_faces(len(mesh.faces), settings.faces)]
-    report["checks"] += [asdict(check) for check in late if check]
+    report["checks"] += [asdict(check) for check in (*late, *inspection.findings) if check]
     report["guessed"] = [
         _unseen_sentence(textured),
         *reconstruction.guessed,
@@ -394,6 +396,15 @@ def _more_faces(faces: int, asked: int) -> Check | None:
         "accept them, or fill small holes of the cut-out with a mask",
         severity="note",
     )
+
+
+def _texture_numbers(textured: Textured) -> dict[str, float]:
+    """What the report says about the texture."""
+    return {
+        "texture_utilisation": round(float(textured.utilisation), 4),
+        "charts": int(textured.charts),
+        "seen_fraction": round(float(textured.seen_fraction), 4),
+    }
 
 
 def _unseen_sentence(textured: Textured) -> str:

@@ -31,6 +31,7 @@ STAGE_WORDS = {
     "texture": "projecting the photo, baking the texture",
     "gaussians": "placing Gaussians",
     "agreement": "comparing with the photo",
+    "inspect": "looking for faults from all around",
     "asset.glb": "writing the mesh",
     "asset.ply": "writing the splat",
     "contact sheet": "drawing the contact sheet",
@@ -44,7 +45,7 @@ class Console:
 
     json_output: bool = False
     verbosity: int = 0  # −1 quiet, 0 normal, 1 verbose
-    stages_expected: int = 10
+    stages_expected: int = 12
     stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:

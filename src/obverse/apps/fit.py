@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..asset import Asset, check_formats, check_height
 from ..cameras import Cameras, Views
+from ..checks import Check
 from ..create import Method, Reconstruction, Settings, finish
 from ..errors import InputError, OutputError, UsageError
 from ..formats.datasets import PosedImages, read_views
@@ -52,6 +53,8 @@ def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
             found = read_views(folder, split=job.split)
         asset = lift(found, job, stages, console)
         files = asset.save(output, formats=formats, height=job.height)
+    for noticed in asset.report["checks"]:
+        console.doubt(Check(**noticed))
     mesh, views = asset.report["mesh"], asset.report["views"]
     record = {
         "input": str(folder),
