@@ -25,13 +25,17 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from ..cameras import Cameras
-from ..errors import WeightsError
+from ..cameras import DEFAULT_FOV_DEG, Cameras, fit_distance, orbit
+from ..errors import NoObjectError, WeightsError
+from ..photo import Subject
 from ..weights import load_strict, read_checkpoint
+from .inflate import FLAT_WIDTH, poisson_bulge
 
 OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
 THRESHOLD_BLUR = 1.0  # columns
 CELL_BLUR = 0.8  # half cells
+OUTLINE = 384  # pixels across the crop at which the outline is followed
+EXTENT = 1.2  # object units across the crop in the frustum's middle
 MARGIN = 0.5  # by which the fullest cell of a column exceeds its threshold
 
 
@@ -53,7 +57,7 @@ class Config:
     fine: int = 80  # channels at half the resolution
 
 
-INPUTS = 7  # premultiplied red, green, blue; alpha; distance to the outline; right; down
+INPUTS = 8  # premultiplied red, green, blue; alpha; distance to the outline; right; down; thickness if inflated
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ class Layer(nn.Module):
 def network_input(rgba: np.ndarray) -> np.ndarray:
     """A crop [S, S, 4], straight alpha → [INPUTS, S, S]: what the network sees, centred around zero where it is known.
 
-    The distance to the outline is that to the nearest pixel outside, in eighths of the crop's side.
+    The distance to the outline is that to the nearest pixel outside, and the thickness half of what ``inflate`` would
+    give the pixel, both in eighths of the crop's side: the network learns where that guess is wrong.
     """
     side = len(rgba)
     alpha = rgba[..., 3]
@@ -168,7 +173,11 @@ def network_input(rgba: np.ndarray) -> np.ndarray:
     axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
     right, down = np.broadcast_to(axis, (side, side)), np.broadcast_to(axis[:, None], (side, side))
     color = (2 * rgba[..., :3] - 1) * alpha[..., None]
-    return np.concatenate([color.transpose(2, 0, 1), [alpha, distance, right, down]]).astype(np.float32)
+    half = cv2.resize(alpha, (side // 2, side // 2), interpolation=cv2.INTER_AREA) > 0.5
+    bulge = np.sqrt(poisson_bulge(half, flat_width=FLAT_WIDTH * side / 2)) * (16 / side)
+    thickness = cv2.resize(bulge, (side, side), interpolation=cv2.INTER_LINEAR)
+    channels = [alpha, distance, right, down, thickness]
+    return np.concatenate([color.transpose(2, 0, 1), channels]).astype(np.float32)
 
 
 def column_thresholds(logits: Tensor) -> Tensor:
@@ -187,6 +196,31 @@ def column_thresholds(logits: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Photo → field
+
+
+def reconstruct(network: Network, subject: Subject) -> tuple[FrustumField, Cameras, float]:
+    """Subject → the solid, the camera that sees ``subject.rgba``, and how uncertain the solid is.
+
+    The camera stands at azimuth 0 and the predicted elevation, with a field of view of 30°: the network does not say.
+
+    Returns:
+        Field, camera, and the share (0–1) of the solid's volume that may as well be air: mean of 4 p (1 − p) over the
+        cells the field fills.
+
+    Raises:
+        NoObjectError: the cut-out has no solid pixel at working resolution.
+    """
+    logits, colors, elevation = predict(network, subject.resized(network.config.photo).numpy())
+    rgba = subject.resized(OUTLINE).numpy()
+    if not (rgba[..., 3] > 0.5).any():
+        raise NoObjectError("the cut-out has no solid pixel; crop closer to the object or pass a mask")
+    distance = fit_distance(DEFAULT_FOV_DEG, extent=EXTENT, fill=1.0)
+    camera = orbit(0.0, elevation, distance=distance, fov_deg=DEFAULT_FOV_DEG, size=subject.rgba.shape[0])[0]
+    field = frustum_field(logits, _matched(colors, logits, rgba), rgba, camera)
+    chance = logits.sigmoid()[:, _inside(rgba, logits.shape[-1])]
+    full = chance > 0.5
+    doubt = float((4 * chance * (1 - chance))[full].mean()) if bool(full.any()) else 1.0
+    return field, camera, doubt
 
 
 def predict(network: Network, rgba: np.ndarray) -> tuple[Tensor, Tensor, float]:
@@ -215,7 +249,7 @@ def frustum_field(logits: Tensor, colors: Tensor, rgba: np.ndarray, camera: Came
     columns = logits.shape[-1]
     alpha = rgba[..., 3]
     solid = alpha > 0.5
-    inside = torch.from_numpy(cv2.resize(alpha, (columns, columns), interpolation=cv2.INTER_AREA) > 0.5)
+    inside = _inside(rgba, columns)
     values = _within_columns(logits, inside)
     outline = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
     outline = ndimage.gaussian_filter(outline.astype(np.float32), 0.7) * (2 / len(rgba))
@@ -294,10 +328,25 @@ def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
     return torch.from_numpy(ndimage.gaussian_filter(finer.numpy(), CELL_BLUR, mode="nearest"))
 
 
+def _inside(rgba: np.ndarray, columns: int) -> Tensor:
+    """Which columns [C, C] the object covers; the one it covers most if it covers none by half."""
+    share = cv2.resize(rgba[..., 3], (columns, columns), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(share >= min(0.5, share.max()))
+
+
+def _matched(colors: Tensor, logits: Tensor, rgba: np.ndarray) -> Tensor:
+    """Colours [3, S, C, C] scaled, channel by channel, so that those of the visible surface average to the photo's."""
+    slices, columns = colors.shape[1], colors.shape[-1]
+    inside = _inside(rgba, columns)
+    first = (logits > column_thresholds(logits)).float().argmax(0) * slices // logits.shape[0]
+    said = colors.gather(1, first[None, None].expand(3, 1, columns, columns))[:, 0][:, inside].mean(-1)
+    small = torch.from_numpy(cv2.resize(rgba[..., :3], (columns, columns), interpolation=cv2.INTER_AREA))
+    gain = (small[inside].mean(0) / said.clamp_min(0.02)).clamp(0.7, 1.4)
+    return (colors * gain[:, None, None, None]).clamp(0, 1)
+
+
 def _nearest(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column [C, C] of the nearest place inside the mask."""
-    if not inside.any():
-        inside = np.ones_like(inside)
     rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     return rows, columns
 

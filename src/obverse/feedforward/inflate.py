@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..cameras import DEFAULT_FOV_DEG, Cameras, fit_distance, orbit
 from ..errors import NoObjectError
+from ..parallel import kernel
 from ..photo import Subject
 
 GRID = 384  # pixels across the crop at which height and rim colours are solved
@@ -167,20 +168,24 @@ def _without_rim(rgb: np.ndarray, solid: np.ndarray, *, width: int = 3) -> np.nd
 
 def _relax(u: np.ndarray, mask: np.ndarray, step: float, screening: float, sweeps: int) -> np.ndarray:
     """Red-black over-relaxation of the screened Poisson equation on a grid of spacing ``step`` pixels."""
-    rows, columns = np.indices(mask.shape)
-    inner = np.zeros_like(mask)
-    inner[1:-1, 1:-1] = mask[1:-1, 1:-1]
-    colour = (rows + columns) % 2 == 0
-    diagonal = 4 + screening * step * step
     omega = 2 / (1 + np.sin(np.pi / max(mask.shape)))
-    halves = [(inner & colour).astype(np.float32) * omega, (inner & ~colour).astype(np.float32) * omega]
-    u = np.pad(u, 1)
-    source = np.float32(4 * step * step)
+    found = np.array(u, np.float32)
+    source, diagonal = np.float32(4 * step * step), np.float32(4 + screening * step * step)
+    _sweep(found, np.ascontiguousarray(mask), source, diagonal, np.float32(omega), sweeps)
+    return found
+
+
+@kernel()
+def _sweep(u: np.ndarray, mask: np.ndarray, source: float, diagonal: float, omega: float, sweeps: int) -> None:
+    """Relax the pixels inside the mask, those on the picture's border apart; every other pixel first."""
+    height, width = u.shape
     for _ in range(sweeps):
-        for half in halves:
-            mean = (u[:-2, 1:-1] + u[2:, 1:-1] + u[1:-1, :-2] + u[1:-1, 2:] + source) / np.float32(diagonal)
-            u[1:-1, 1:-1] += half * (mean - u[1:-1, 1:-1])
-    return u[1:-1, 1:-1]
+        for half in range(2):
+            for r in range(1, height - 1):
+                for c in range(1 + (r + 1 + half) % 2, width - 1, 2):
+                    if mask[r, c]:
+                        mean = (u[r - 1, c] + u[r + 1, c] + u[r, c - 1] + u[r, c + 1] + source) / diagonal
+                        u[r, c] += omega * (mean - u[r, c])
 
 
 def _half(image: np.ndarray) -> np.ndarray:
