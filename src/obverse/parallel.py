@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import numba
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 numba_config: Any = numba.config
+intrinsic: Any = extending.intrinsic
 F = TypeVar("F", bound=Callable[..., Any])
 
 if not {"NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY"} & set(os.environ):
@@ -81,7 +81,7 @@ def _announce(compiled: Any) -> None:
         logger.info("compiling kernels for this machine, once: about half a minute")
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def wide_vectors(_: Any) -> Any:
     """Let the compiler use 512-bit vectors in the kernel or ``prange`` body that calls this, if the processor has them.
 
@@ -97,7 +97,7 @@ def wide_vectors(_: Any) -> Any:
     return types.void(), emit
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def prefetch(_: Any, array: Any, index: Any) -> Any:
     """Start to fetch the cache line where row ``index`` of ``array`` begins; the row must exist."""
 
