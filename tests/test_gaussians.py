@@ -93,3 +93,29 @@ def test_wrong_shapes_are_named():
 def test_dtype_moves_all_columns():
     g = some(2).to(torch.float64)
     assert {t.dtype for t in (g.means, g.quats, g.scales, g.opacities, g.sh)} == {torch.float64}
+
+
+def test_transforming_turns_colours_shapes_and_places_together():
+    g = some(6, k=16)
+    turn = gs.rotation_matrices(torch.tensor([0.3, -0.5, 0.7, 0.2]))
+    matrix = torch.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = 2 * turn, torch.tensor([1.0, -2.0, 3.0])
+    out = gs.transformed(g, matrix)
+    torch.testing.assert_close(out.means, g.means @ (2 * turn).T + matrix[:3, 3], atol=1e-5, rtol=0)
+    before, after = gs.covariances(g), gs.covariances(out)
+    torch.testing.assert_close(after, 4 * turn @ before @ turn.T, atol=1e-4, rtol=1e-4)
+    eyes = torch.nn.functional.normalize(torch.linspace(-1, 1, 18).reshape(6, 3).sin(), dim=-1)
+    assert g.sh_degree == 3  # every band is turned
+    torch.testing.assert_close(gs.evaluate_sh(out.sh, eyes @ turn.T), gs.evaluate_sh(g.sh, eyes), atol=1e-5, rtol=0)
+
+
+def test_a_product_of_quaternions_is_the_one_rotation_after_the_other():
+    a, b = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1))
+    both = gs.rotation_matrices(gs.quat_product(a, b))
+    torch.testing.assert_close(both, gs.rotation_matrices(a) @ gs.rotation_matrices(b), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("diagonal", [[1, 1, -1, 1], [1, 2, 1, 1], [0, 0, 0, 1]])
+def test_a_frame_that_is_no_turned_and_scaled_one_is_refused(diagonal):
+    with pytest.raises(InputError, match="must be a rotation times one positive factor"):
+        gs.transformed(some(2), torch.diag(torch.tensor(diagonal, dtype=torch.float32)))

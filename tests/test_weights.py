@@ -306,7 +306,8 @@ def test_every_family_is_known_by_its_own_signature(family):
 
 
 def test_the_table_and_the_methods_agree():
-    assert {name for name, method in METHODS.items() if method.download_mb} == set(KNOWN)
+    several_views = {"lgm"}  # no methods yet: they do not start from a photo
+    assert {name for name, method in METHODS.items() if method.download_mb} == set(KNOWN) - several_views
     for name, published in KNOWN.items():
         assert weights.is_hub_id(published.repo) and published.files
-        assert METHODS[name].weights_licence == published.licence
+        assert name in several_views or METHODS[name].weights_licence == published.licence

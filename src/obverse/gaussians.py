@@ -5,6 +5,7 @@ Encodings (logarithms, logits, channel orders) happen in ``formats`` only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,6 +140,63 @@ def rescale(gaussians: Gaussians, factor: float, *, center: Tensor | None = None
     """Scale about the origin after moving ``center`` [3] there: means and sizes in the new units."""
     means = gaussians.means if center is None else gaussians.means - center.to(gaussians.means)
     return replace(gaussians, means=means * factor, scales=gaussians.scales * factor)
+
+
+def quat_product(left: Tensor, right: Tensor) -> Tensor:
+    """Hamilton products of quaternions [..., 4] (wxyz) → [..., 4]: the rotation ``right``, then ``left``."""
+    a, b, c, d = left.unbind(-1)
+    w, x, y, z = right.unbind(-1)
+    return torch.stack(
+        [
+            a * w - b * x - c * y - d * z,
+            a * x + b * w + c * z - d * y,
+            a * y - b * z + c * w + d * x,
+            a * z + b * y - c * x + d * w,
+        ],
+        -1,
+    )
+
+
+def transformed(gaussians: Gaussians, matrix: Tensor) -> Gaussians:
+    """Gaussians in another frame: turned, scaled and moved, colours included.
+
+    Args:
+        gaussians: of any batch shape.
+        matrix: [4, 4] a rotation times one factor, and a shift, from their frame to the new one.
+
+    Raises:
+        InputError: the matrix mirrors, shears, or scales axes differently.
+    """
+    linear, shift = matrix[:3, :3].double(), matrix[:3, 3]
+    factor = float(torch.linalg.det(linear).clamp_min(0)) ** (1 / 3)
+    turn = linear / max(factor, 1e-12)
+    if not torch.allclose(turn @ turn.T, torch.eye(3).to(turn), atol=1e-4):
+        raise InputError(
+            f"Gaussians cannot be transformed by {[[round(v, 4) for v in row] for row in linear.tolist()]}: it must be "
+            "a rotation times one positive factor; leave mirroring and shearing out"
+        )
+    rotation = turn.to(gaussians.means)
+    return Gaussians(
+        factor * (gaussians.means @ rotation.T) + shift.to(gaussians.means),
+        quat_product(quats_from_matrices(turn).to(gaussians.quats), gaussians.quats),
+        factor * gaussians.scales,
+        gaussians.opacities,
+        sh_rotation(turn, gaussians.sh_degree).to(gaussians.sh) @ gaussians.sh,
+    )
+
+
+def sh_rotation(rotation: Tensor, degree: int) -> Tensor:
+    """The matrix [K, K] that turns coefficients with the object: basis(d) · M = basis(Rᵀ d) for every direction d.
+
+    The basis is closed under rotation, so the equations of enough directions, spread over the sphere by the golden
+    angle, have exactly one solution.
+    """
+    steps = torch.arange(64).to(rotation)
+    z, turn = (steps + 0.5) / 32 - 1, steps * (math.pi * (3 - math.sqrt(5)))
+    around = (1 - z * z).sqrt()
+    directions = torch.stack([around * turn.cos(), around * turn.sin(), z], -1)
+    here, there = sh_basis(directions, degree), sh_basis(directions @ rotation, degree)
+    return torch.linalg.lstsq(here, there).solution
 
 
 def sh_basis(directions: Tensor, degree: int) -> Tensor:

@@ -50,6 +50,7 @@ class Weights:
 # By method. Sizes are counted from the published key lists; the Hub says the exact ones.
 KNOWN: dict[str, Weights] = {
     "triposr": Weights("stabilityai/TripoSR", ("model.ckpt",), 1677, "MIT", commercial=True),
+    "lgm": Weights("ashawkey/LGM", ("model_fp16_fixrot.safetensors",), 830, "MIT", commercial=True),
 }
 
 # Keys by which a family's checkpoint is known, the more particular families first; * stands for anything.
