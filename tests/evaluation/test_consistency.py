@@ -13,7 +13,7 @@ from obverse.errors import InputError
 from obverse.evaluation.consistency import inspect
 from obverse.evaluation.soundness import Welded, flatness, floaters, seams
 from obverse.evaluation.steadiness import mesh_frames, picture_agreement, steadiness, warp_error
-from obverse.gaussians import SH_C0
+from obverse.gaussians import SH_C0, from_colors, merge
 from obverse.surface.gaussians import mesh_to_gaussians
 
 SMALL = {"size": 64}
@@ -123,6 +123,16 @@ def test_the_input_side_is_where_the_camera_stands():
     result = inspect(head(90), camera=orbit(90.0, 20.0, distance=3.0)[0], **SMALL)
     assert result.azimuth_deg[0] == pytest.approx(90, abs=1e-3) and result.repeats.contrast > 0.05
     assert not inspect(head(90), **SMALL).repeats.distinctive or result.repeats.janus()[0] < 0.2
+
+
+def test_a_shape_that_only_fits_from_the_photos_own_place_is_found(disc_asset):
+    mesh, subject, camera = disc_asset.mesh, disc_asset.subject, disc_asset.camera
+    assert "front-distorted" not in names(inspect(mesh, subject=subject, camera=camera, **SMALL))
+    eye = camera.positions.reshape(3).double().numpy()
+    stretched = mesh.copy()
+    towards = np.asarray(mesh.vertices) - eye  # moved along the rays of the photo, which therefore does not change
+    stretched.vertices = eye + towards * np.where(mesh.vertices[:, 1:2] > 0, 1.0, 4.0)
+    assert "front-distorted" in names(inspect(stretched, subject=subject, camera=camera, **SMALL))
 
 
 # Flat as a card
@@ -315,6 +325,22 @@ def test_a_splat_whose_colours_depend_wildly_on_the_view_flickers(whole):
     wild = torch.randn(len(gaussians), 3, 3, generator=torch.Generator().manual_seed(0))
     result = inspect(mesh, gaussians=replace(gaussians, sh=torch.cat([gaussians.sh, wild], 1)), size=96)
     assert "flicker" in names(result)
+
+
+def test_two_large_splats_that_change_places_pop(whole):
+    mesh, gaussians = whole
+    # Side by side at azimuth 45°, the middle of the path: until there one is nearer, from there on the other.
+    away, along = np.array([1.0, 0, 1]) / np.sqrt(2), np.array([1.0, 0, -1]) / np.sqrt(2)
+    means = torch.tensor(np.stack([0.5 * away + 0.02 * along, 0.5 * away - 0.02 * along]), dtype=torch.float32)
+    for colors, pops in (([[1.0, 0, 0], [0, 0, 1.0]], True), ([[0.5, 0, 0.5], [0.5, 0, 0.5]], False)):
+        pair = from_colors(
+            means,
+            torch.tensor([[1.0, 0, 0, 0]] * 2),
+            torch.full((2, 3), 0.1),
+            torch.full((2,), 0.99),
+            torch.tensor(colors),
+        )
+        assert ("popping" in names(inspect(mesh, gaussians=merge(gaussians, pair), size=96))) is pops
 
 
 # Mesh and splat

@@ -27,7 +27,7 @@ from .steadiness import Frames, Steadiness, mesh_frames, picture_agreement, spla
 
 ELEVATION_DEG = 15.0  # of all views where the photo's camera is not known
 ELEVATIONS_DEG = (0.0, 30.0)  # from lower and higher cameras than these, sides hardly show
-PATH_FROM_DEG, PATH_STEP_DEG, PATH_FRAMES = 38.0, 2.0, 8  # past the edge of what the photo shows
+PATH_FROM_DEG, PATH_STEP_DEG, PATH_FRAMES = 38.0, 2.0, 7  # past the edge of what the photo shows
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Inspection:
     """What was measured, and what of it is worth saying."""
 
     azimuth_deg: tuple[float, ...]  # of the views in the world frame, the input side first
-    front_likeness: float | None  # of the input-side view to the photo, as views are compared; None without a photo
+    front_likeness: float | None  # of the photo to the asset seen from its side but the orbit's distance, up to 1
     repeats: Repeats
     flatness: Flatness
     floaters: Floaters
@@ -99,12 +99,13 @@ def inspect(
     if views < 8 or size < 64:
         raise InputError(f"{views} views of {size} pixels show too little to judge; ask for at least 8 of 64")
     center, unit = _frame(mesh)
-    offset, elevation = _input_side(camera, center)
+    offset, exact = _input_side(camera, center)
+    elevation = min(max(exact, ELEVATIONS_DEG[0]), ELEVATIONS_DEG[1])
     azimuths = tuple(round(360.0 * i / views, 3) for i in range(views))
     around = _orbit(mesh, [offset + a for a in azimuths], elevation, (center, unit), size)
     along = [offset + PATH_FROM_DEG + PATH_STEP_DEG * i for i in range(PATH_FRAMES)]
     path = _orbit(mesh, along, elevation, (center, unit), size)
-    both = _joined(around, path)
+    both = _joined(around, path, _orbit(mesh, [offset], exact, (center, unit), size))
     solid = Welded.of(mesh, center, unit)
     shown = mesh_frames(mesh, both)
     splat = None if gaussians is None else splat_frames(gaussians, both)
@@ -113,13 +114,13 @@ def inspect(
     turn = math.radians(offset)
     result = Inspection(
         azimuth_deg=tuple(round(offset + a, 3) for a in azimuths),
-        front_likeness=None if subject is None else likeness(subject.resized(size).numpy(), pictures[0]),
+        front_likeness=None if subject is None else likeness(subject.resized(size).numpy(), _straight(shown[-1:])[0]),
         repeats=repeats(pictures, azimuths),
         flatness=flatness(solid, np.array([math.sin(turn), 0.0, math.cos(turn)])),
         floaters=floaters(solid, local),
         seams=seams(mesh, solid, camera),
-        mesh_steadiness=steadiness(shown[views:], path, unit=unit),
-        splat_steadiness=None if splat is None else steadiness(splat[views:], path, unit=unit),
+        mesh_steadiness=steadiness(shown[views:-1], path, unit=unit),
+        splat_steadiness=None if splat is None else steadiness(splat[views:-1], path, unit=unit),
         agreement=None if splat is None else _agreement(shown[:views], splat[:views]),
         coverage=Coverage(_covered(shown[:views]), None if splat is None else _covered(splat[:views])),
         findings=(),
@@ -141,13 +142,13 @@ def _frame(mesh: trimesh.Trimesh) -> tuple[np.ndarray, float]:
 
 
 def _input_side(camera: Cameras | None, center: np.ndarray) -> tuple[float, float]:
-    """Azimuth and elevation of the views' first, in degrees: the camera's as seen from the object, but not steep."""
+    """Azimuth and elevation of the camera in degrees, as seen from the object."""
     if camera is None:
         return 0.0, ELEVATION_DEG
     x, y, z = camera.positions.reshape(-1, 3)[0].double().cpu().numpy() - center
     across = math.hypot(x, z)
     azimuth = math.degrees(math.atan2(x, z)) if across > 1e-6 else 0.0
-    return round(azimuth, 3), min(max(math.degrees(math.atan2(y, across)), ELEVATIONS_DEG[0]), ELEVATIONS_DEG[1])
+    return round(azimuth, 3), round(math.degrees(math.atan2(y, across)), 3)
 
 
 def _orbit(
@@ -165,10 +166,10 @@ def _orbit(
     return Cameras(matrices, cameras.intrinsics, size, size)
 
 
-def _joined(a: Cameras, b: Cameras) -> Cameras:
-    """Two batches of cameras of one image size as one."""
-    matrices = torch.cat([a.world_to_camera, b.world_to_camera])
-    return Cameras(matrices, torch.cat([a.intrinsics, b.intrinsics]), a.width, a.height)
+def _joined(*parts: Cameras) -> Cameras:
+    """Batches of cameras of one image size as one."""
+    matrices, lenses = (torch.cat([getattr(p, name) for p in parts]) for name in ("world_to_camera", "intrinsics"))
+    return Cameras(matrices, lenses, parts[0].width, parts[0].height)
 
 
 def _straight(frames: Frames) -> np.ndarray:

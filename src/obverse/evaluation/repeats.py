@@ -112,13 +112,15 @@ def repeats(images: np.ndarray, azimuth_deg: tuple[float, ...]) -> Repeats:
     )
 
 
-def likeness(a: np.ndarray, b: np.ndarray) -> float:
+def likeness(a: np.ndarray, b: np.ndarray) -> float | None:
     """Similarity of two pictures [H, H, 4] and [H', H', 4] of one object, as ``repeats`` measures it, at one scale.
 
-    Their silhouettes are brought to the same longest side first.
+    Their silhouettes are brought to the same longest side first. None if the first has nothing to be recognised by.
     """
     pictures = np.stack([_filling(np.asarray(picture, F)) for picture in (a, b)])
-    color, slope, _ = _content(pictures[..., :3], (pictures[..., 3] > 0.5).astype(F))
+    color, slope, contrast = _content(pictures[..., :3], (pictures[..., 3] > 0.5).astype(F))
+    if contrast < LEAST_CONTRAST:
+        return None
     return round(_alike((color[0], slope[0]), (color[1], slope[1])), 4)
 
 

@@ -24,6 +24,7 @@ SMALL_PART = 0.02  # share of the volume; loose slices of a modelled sandwich ha
 STRAY = 0.05  # object units; a Gaussian further from the surface does not show it
 ASKED = 10_000  # Gaussians whose distance is measured
 INSET = 0.004  # object units to either side of an edge at which colours are compared: two texels at the default size
+SMOOTH_COSINE = 0.866  # 30°; parts of different colours mostly meet at sharper edges
 SEEN_COSINE = 0.25  # the middle of the band in which the photo gives way to the prediction
 
 
@@ -48,10 +49,14 @@ class Floaters:
 
 @dataclass(frozen=True)
 class Seams:
-    """Mean absolute change of base colour across edges, sRGB 0–1, weighted by length; None where there is no such."""
+    """Mean change of base colour across edges, sRGB 0–1, weighted by length; None where there are no such edges.
+
+    Across the texture's cuts it is the median: cuts that run between parts of different colours, as they do in objects
+    painted from a palette, are no fault, and often the minority.
+    """
 
     inside: float | None  # edges that are neither of the following
-    charts: float | None  # edges at which the texture is cut
+    charts: float | None  # edges at which the texture is cut and the surface bends less than 30°
     seen: float | None  # edges between what the photo shows and what it does not
 
 
@@ -170,16 +175,35 @@ def seams(mesh: trimesh.Trimesh, solid: Welded, camera: Cameras | None) -> Seams
         theirs_at = np.where(same_way, mine, theirs)
         gap = surface.uv[a // 3, (a % 3 + mine) % 3] - surface.uv[b // 3, (b % 3 + theirs_at) % 3]
         cut |= (np.abs(gap) > 1e-6).any(1)
+    one, other = solid.normals[a // 3], solid.normals[b // 3]
+    sizes = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    smooth = np.einsum("nc,nc->n", one, other) > SMOOTH_COSINE * sizes
     border = np.zeros(len(a), np.bool_)
     if camera is not None:
         seen = _seen(mesh, camera, solid)
         border = seen[a // 3] != seen[b // 3]
 
-    def mean(kind: NDArray[np.bool_]) -> float | None:
-        total = float(length[kind].sum())
-        return round(float((jump * length)[kind].sum() / total), 5) if total > 0.02 else None
+    inside, charts = ~cut & ~border, cut & ~border & smooth
+    return Seams(
+        inside=_mean(jump[inside], length[inside]),
+        charts=_median(jump[charts], length[charts]),
+        seen=_mean(jump[border], length[border]),
+    )
 
-    return Seams(mean(~cut & ~border), mean(cut & ~border), mean(border))
+
+def _mean(values: NDArray, weights: NDArray) -> float | None:
+    """Weighted mean of [n]; None if next to nothing weighs."""
+    total = float(weights.sum())
+    return round(float((values * weights).sum() / total), 5) if total > 0.02 else None
+
+
+def _median(values: NDArray, weights: NDArray) -> float | None:
+    """Weighted median of [n]; None if next to nothing weighs."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    if not len(total) or total[-1] < 0.02:
+        return None
+    return round(float(values[order][np.searchsorted(total, total[-1] / 2)]), 5)
 
 
 def _spread(corners: NDArray, double_area: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
