@@ -20,18 +20,21 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as f
 
 from ..cameras import DEFAULT_FOV_DEG, Cameras, fit_distance, orbit
 from ..errors import NoObjectError, WeightsError
+from ..formats.files import atomic_write
 from ..photo import Subject
 from ..weights import load_strict, read_checkpoint
 from .inflate import FLAT_WIDTH, poisson_bulge
 
 OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
+EDGES = ("nearest", "constant", "constant")  # beyond the frustum: depth goes on, columns have no say
+LOGIT_BLUR = 1.0  # cells: the network's opinion is noisier than the object
 THRESHOLD_BLUR = 1.0  # columns
 CELL_BLUR = 0.8  # half cells
 OUTLINE = 384  # pixels across the crop at which the outline is followed
@@ -317,8 +320,11 @@ def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
     opinion, but never so high that a column is left empty.
     """
     nearest = _nearest(inside.numpy())
-    threshold = column_thresholds(logits)[0]
     mask = inside.float()
+    weight = _blurred(mask, LOGIT_BLUR).clamp_min(1e-6)
+    calm = torch.from_numpy(ndimage.gaussian_filter((logits * mask).numpy(), LOGIT_BLUR, mode=EDGES)) / weight
+    logits = torch.where(inside, calm, logits)
+    threshold = column_thresholds(logits)[0]
     weight = _blurred(mask, THRESHOLD_BLUR).clamp_min(1e-6)
     smooth = _blurred(threshold * mask, THRESHOLD_BLUR) / weight
     smooth = torch.minimum(smooth, logits.max(0).values - MARGIN)
@@ -383,11 +389,8 @@ FORMAT = "obverse embedded 1"
 
 def save(network: Network, path: str | Path) -> None:
     """Write a network's weights as float16 safetensors, its sizes beside them."""
-    path = Path(path)
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
-    hidden = path.with_name(f".{path.name}.partial")
-    save_file(tensors, hidden, metadata={"format": FORMAT, "config": json.dumps(asdict(network.config))})
-    hidden.replace(path)
+    atomic_write(path, to_bytes(tensors, metadata={"format": FORMAT, "config": json.dumps(asdict(network.config))}))
 
 
 def load(path: str | Path = WEIGHTS, *, device: str = "cpu") -> Network:
