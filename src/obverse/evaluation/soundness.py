@@ -175,9 +175,9 @@ def seams(mesh: trimesh.Trimesh, solid: Welded, camera: Cameras | None) -> Seams
         theirs_at = np.where(same_way, mine, theirs)
         gap = surface.uv[a // 3, (a % 3 + mine) % 3] - surface.uv[b // 3, (b % 3 + theirs_at) % 3]
         cut |= (np.abs(gap) > 1e-6).any(1)
-    one, other = solid.normals[a // 3], solid.normals[b // 3]
-    sizes = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    smooth = np.einsum("nc,nc->n", one, other) > SMOOTH_COSINE * sizes
+    before, after = solid.normals[a // 3], solid.normals[b // 3]
+    sizes = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    smooth = np.einsum("nc,nc->n", before, after) > SMOOTH_COSINE * sizes
     border = np.zeros(len(a), np.bool_)
     if camera is not None:
         seen = _seen(mesh, camera, solid)
