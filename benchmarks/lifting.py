@@ -1,10 +1,11 @@
 """Lifting views to Gaussians and meshes: quality on held-out views, exactness of the mesh, seconds.
 
 Every object is drawn from 24 directions (unlit, with alpha) and judged on eight others, 45° apart. Compared are the
-closed-form ways (union, merge, refine) on the carved hull's depth, and the full fit; and for the fit's mesh, depth
-fusion against the opacity level set.
+closed-form ways (union, merge, refine) on the carved hull's depth, the full fit, and the two kinds of fitted fields;
+and for the fit's mesh, depth fusion against the opacity level set.
 
     python benchmarks/lifting.py --objects FOLDER_OF_GLB --count 3
+    python benchmarks/lifting.py --objects FOLDER_OF_GLB --count 3 --rows grid triplane
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from obverse.lifting import losses
 from obverse.lifting.carve import carve, hull_gaussians, hull_mesh, mesh_depths
 from obverse.lifting.fit import Recipe, fit
 from obverse.lifting.fuse import fuse
+from obverse.lifting.radiance import FieldRecipe, fit_field
 from obverse.parallel import set_threads
 from obverse.render.splats import render
 from obverse.render.triangles import rasterize, render_mesh
+from obverse.surface.extract import extract
 from obverse.surface.fusion import gaussians_to_mesh, ring
 
 SAMPLES = 20_000  # surface points per mesh for the Chamfer distance
@@ -46,10 +49,10 @@ def held_cameras(size: int) -> Cameras:
     return orbit([45.0 * i + 7.5 for i in range(8)], 15.0, size=size)
 
 
-def quality(gaussians: Gaussians, held: Views) -> tuple[float, float, float]:
+def quality(images: torch.Tensor, held: Views) -> tuple[float, float, float]:
     """Mean PSNR over the whole picture, over the object's pixels, and SSIM; all over white."""
     truth = held.images[..., :3] * held.images[..., 3:] + 1 - held.images[..., 3:]
-    seen = render(gaussians, held.cameras).color.clamp(0, 1)
+    seen = images.clamp(0, 1)
     mask = held.images[..., 3] > 0.5
     whole = [losses.psnr(a, b) for a, b in zip(seen, truth, strict=True)]
     inside = [losses.psnr(a[m], b[m]) for a, b, m in zip(seen, truth, mask, strict=True)]
@@ -91,14 +94,35 @@ def exactness(mesh: trimesh.Trimesh, truth: np.ndarray, inside: np.ndarray) -> t
     return float((there + back) / 2), float((mine & inside).sum() / max((mine | inside).sum(), 1))
 
 
-def run(path: Path, size: int, steps: int, count: int) -> dict[str, dict[str, float]]:
+def fields(
+    kinds: list[str], views: Views, held: Views, points: np.ndarray, inside: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Rows of the fitted fields and of their meshes."""
+    rows: dict[str, dict[str, float]] = {}
+    for kind in kinds:
+        start = time.perf_counter()
+        fitted = fit_field(views, kind=kind)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - start
+        whole, masked, ssim = quality(fitted.render(held.cameras).color, held)
+        rows[kind] = {"psnr": whole, "psnr_inside": masked, "ssim": ssim, "seconds": seconds, "steps": fitted.steps}
+        start = time.perf_counter()
+        mesh = extract(fitted, resolution=160)
+        seconds = time.perf_counter() - start
+        chamfer, iou = exactness(mesh, points, inside)
+        rows[f"{kind} mesh"] = {"chamfer": chamfer, "iou": iou, "seconds": seconds, "faces": len(mesh.faces)}
+    return rows
+
+
+def run(path: Path, size: int, steps: int, count: int, kinds: list[str]) -> dict[str, dict[str, float]]:
     truth = trimesh.load(path, force="mesh")
     views, held = draw(truth, train_cameras(size)), draw(truth, held_cameras(size))
     points, inside = surface_points(truth), solid(truth)
-    rows: dict[str, dict[str, float]] = {}
+    rows = fields([kind for kind in kinds if kind != "gaussians"], views, held, points, inside)
+    if "gaussians" not in kinds:
+        return rows
 
     def note(name: str, seconds: float, gaussians: Gaussians) -> None:
-        whole, masked, ssim = quality(gaussians, held)
+        whole, masked, ssim = quality(render(gaussians, held.cameras).color, held)
         rows[name] = {
             "psnr": whole, "psnr_inside": masked, "ssim": ssim, "seconds": seconds, "gaussians": len(gaussians)
         }  # fmt: skip
@@ -136,6 +160,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--gaussians", type=int, default=20_000)
+    parser.add_argument(
+        "--rows", nargs="+", default=["gaussians", "grid", "triplane"], choices=["gaussians", "grid", "triplane"]
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     print("threads", set_threads(options.threads))
@@ -144,8 +171,11 @@ def main() -> None:
     total: dict[str, list[dict[str, float]]] = {}
     warm = draw(trimesh.creation.icosphere(radius=0.4), train_cameras(64))
     fit(warm, hull_gaussians(carve(warm, resolution=32), warm, count=200), recipe=Recipe(steps=3))  # compile
+    for kind in options.rows:
+        if kind != "gaussians":
+            fit_field(warm, kind=kind, recipe=FieldRecipe(steps=3, resolutions=(16,), grow_at=()))
     for path in files:
-        rows = run(path, options.size, options.steps, options.gaussians)
+        rows = run(path, options.size, options.steps, options.gaussians, options.rows)
         for name, row in rows.items():
             total.setdefault(name, []).append(row)
             print(path.stem, name, json.dumps({key: round(value, 5) for key, value in row.items()}), flush=True)

@@ -9,6 +9,7 @@ import torch
 from obverse.apps.fit import subject_of
 from obverse.cameras import Views, orbit
 from obverse.formats.datasets import write_transforms
+from obverse.lifting.radiance import FieldRecipe
 from obverse.render.triangles import render_mesh
 
 from ..lifting.scenes import ball_mesh, ball_views, without_alpha
@@ -39,6 +40,28 @@ def test_a_folder_of_views_becomes_an_asset(folder, tmp_path, capsys):
     assert report["photo_agreement"]["silhouette_iou"] > 0.85
     said = [f"{check['severity']} [{check['name']}]: " for check in report["checks"]]
     assert [line.startswith(words) for line, words in zip(err.splitlines(), said, strict=True)] == [True] * len(said)
+
+
+@pytest.mark.parametrize("kind", ["grid", "triplane"])
+def test_a_fitted_field_becomes_the_same_kind_of_asset(folder, tmp_path, capsys, monkeypatch, kind):
+    from obverse.lifting import radiance
+
+    small = {"rays": 256, "resolutions": (12, 24), "grow_at": (0.5,)}
+    monkeypatch.setattr(radiance, "FieldRecipe", lambda **options: FieldRecipe(**small, **options))
+    options = ["--to", kind, "--faces", "800", "--texture", "256", "--resolution", "40", "--gaussians", "600"]
+    out = tmp_path / "asset"
+    code, text, _ = run("fit", folder, "-o", out, "--json", "-f", "glb,ply", "--steps", "30", *options, capsys=capsys)
+    assert code == 0
+    record = json.loads(text)
+    assert record["watertight"] is True and record["psnr_db"] > 20
+    report = json.loads((out / "report.json").read_text())
+    assert report["fit"]["to"] == kind and report["fit"]["steps"] == 30
+    assert "NeRF" in report["method"]["source"] and report["gaussians"]["count"] == 600
+
+
+def test_a_representation_that_is_none_is_bad_usage(folder, tmp_path, capsys):
+    code, _, err = run("fit", folder, "-o", tmp_path / "out", "--to", "hashes", capsys=capsys)
+    assert code == 2 and "triplane" in err
 
 
 def test_an_asset_that_is_there_is_not_replaced_unasked(folder, tmp_path, capsys):

@@ -127,7 +127,10 @@ def fit(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the asset.")] = Path("out"),
     split: Annotated[str | None, typer.Option(help="Read transforms_SPLIT.json: train, val or test.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the fit; each shows one picture.")] = 1500,
+    to: Annotated[str, typer.Option(help="What is fitted: gaussians, grid or triplane.")] = "gaussians",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the fit, by default 1500 pictures for Gaussians, 800 times some rays.")
+    ] = None,
     growth: Annotated[
         str, typer.Option(help="How Gaussians are added: clone-split, relocate or none.")
     ] = "clone-split",
@@ -150,19 +153,24 @@ def fit(
     console = Console(json_output=json_output, verbosity=verbose - quiet)
     from ..create import Settings
     from ..lifting.fit import Growth, Recipe
+    from ..lifting.radiance import FieldRecipe
     from ..parallel import set_threads
     from .fit import FitJob, run
 
     set_threads(threads)
+    recipe: Recipe | FieldRecipe = FieldRecipe() if steps is None else FieldRecipe(steps=steps)
+    if to == "gaussians":
+        recipe = Recipe(steps=1500 if steps is None else steps, sh_degree=sh_degree, growth=Growth(strategy=growth))  # type: ignore[arg-type]
     job = FitJob(
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),
-        recipe=Recipe(steps=steps, sh_degree=sh_degree, growth=Growth(strategy=growth)),  # type: ignore[arg-type]
+        recipe=recipe,
         seed=seed,
         split=split,
         checkpoint=checkpoint,
         formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
         height=height,
         overwrite=overwrite,
+        to=to,
     )
     run(folder, output, job, console)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from ..checks import Check
 from ..create import Method, Reconstruction, Settings, finish
 from ..errors import InputError, OutputError, UsageError
 from ..formats.datasets import PosedImages, read_views
+from ..gaussians import Gaussians
 from ..lifting import losses
 from ..lifting.carve import carve, hull_gaussians, one_camera
-from ..lifting.fit import Fitted, Progress, Recipe, fit
+from ..lifting.fit import Progress, Recipe, fit
+from ..lifting.radiance import KINDS, FieldProgress, FieldRecipe, fit_field
 from ..photo import Subject, read_photo
+from ..render.fields import Field
 from ..render.splats import render
 from ..stages import Stages
 from ..surface.fusion import solid_of
@@ -31,19 +35,22 @@ class FitJob:
     """What to do with the folder."""
 
     settings: Settings
-    recipe: Recipe
+    recipe: Recipe | FieldRecipe
     seed: int
     split: str | None
     checkpoint: Path | None
     formats: tuple[str, ...]
     height: float | None
     overwrite: bool
+    to: str = "gaussians"  # or a kind of field: "grid", "triplane"
 
 
 def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
     """Read the folder, fit, save, and say what came of it."""
     formats = check_formats(job.formats)
     check_height(job.height)
+    if job.to not in ("gaussians", *KINDS):
+        raise UsageError(f"--to is {job.to!r}; choose gaussians, grid or triplane")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file and an asset is a folder; choose another -o")
     if (output / "report.json").exists() and not job.overwrite:
@@ -74,7 +81,7 @@ def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
 
 
 def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | None = None) -> Asset:
-    """Views → hull → fitted Gaussians → mesh → Asset.
+    """Views → hull → fitted Gaussians, or a fitted field → mesh → Asset.
 
     The view that looks most squarely at the +Z side plays the part of the photo: it is shown on the contact sheet, and
     its pixels are projected onto the mesh.
@@ -88,25 +95,23 @@ def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | Non
             "the pictures have neither transparency nor masks, so the object cannot be told from the background; save "
             "them as RGBA, name masks with mask_path, or put them into masks/ (COLMAP)"
         )
-    with stages("carve"):
-        start = hull_gaussians(
-            carve(views), views, count=max(1, int(START_SHARE * job.settings.gaussians)), seed=job.seed
-        )
-    with stages("fit"):
-        fitted = fit(
-            views, start, gaussians=job.settings.gaussians, recipe=job.recipe, seed=job.seed,
-            checkpoint=job.checkpoint, progress=_teller(console),
-        )  # fmt: skip
-    with stages("solid"):
-        field = solid_of(fitted.gaussians, resolution=job.settings.resolution)
+    lifted = (_gaussians if isinstance(job.recipe, Recipe) else _field)(views, job, stages, console)
     front = int(views.cameras.positions.reshape(-1, 3)[:, 2].div(views.cameras.positions.norm(dim=-1)).argmax())
     subject, camera = subject_of(views, front, found.names[front])
-    reconstruction = Reconstruction(field, camera, (), fitted.gaussians)
+    reconstruction = Reconstruction(lifted.shape, camera, (), lifted.gaussians)
     asset = finish(
-        reconstruction, subject, method="fit", seed=job.seed, settings=job.settings, stages=stages, about=METHOD
+        reconstruction,
+        subject,
+        method="fit",
+        seed=job.seed,
+        settings=job.settings,
+        stages=stages,
+        about=METHOD if job.to == "gaussians" else FIELD_METHOD,
     )
-    asset.report["views"] = {"count": len(views), "photo": found.names[front], **agreement(fitted, views)}
-    asset.report["fit"] = {"steps": fitted.steps, "stopped": fitted.stopped, "recipe": asdict(job.recipe)}
+    asset.report["views"] = {"count": len(views), "photo": found.names[front], **agreement(lifted.render, views)}
+    asset.report["fit"] = {
+        "to": job.to, "steps": lifted.steps, "stopped": lifted.stopped, "recipe": asdict(job.recipe)
+    }  # fmt: skip
     asset.report["guessed"] = [
         "What no view shows is guessed: hollows keep the shape that the outlines leave, bottoms are closed.",
         "Cameras are taken as given, and light as part of the colour.",
@@ -124,6 +129,53 @@ METHOD = Method(
     weights_licence="none needed",
     source="Laurentini 1994 (visual hull); Kerbl et al. 2023 (3D Gaussian splatting)",
 )
+FIELD_METHOD = replace(
+    METHOD,
+    source="Laurentini 1994 (visual hull); Mildenhall et al. 2020 (NeRF); Sun et al. 2022 (DVGO); Chan et al. 2022 "
+    "(EG3D)",
+)
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What the rest of the way needs of a finished fit."""
+
+    shape: Field
+    gaussians: Gaussians | None  # None: they are placed on the textured mesh
+    render: Callable[[Cameras], Tensor]  # one camera → [1, H, W, 3] over white
+    steps: int
+    stopped: str
+
+
+def _gaussians(views: Views, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
+    """Views → Gaussians around the carved hull, and the solid that they fill."""
+    assert isinstance(job.recipe, Recipe)
+    with stages("carve"):
+        start = hull_gaussians(
+            carve(views), views, count=max(1, int(START_SHARE * job.settings.gaussians)), seed=job.seed
+        )
+    with stages("fit"):
+        fitted = fit(
+            views, start, gaussians=job.settings.gaussians, recipe=job.recipe, seed=job.seed,
+            checkpoint=job.checkpoint, progress=_teller(console),
+        )  # fmt: skip
+    with stages("solid"):
+        solid = solid_of(fitted.gaussians, resolution=job.settings.resolution)
+    gaussians = fitted.gaussians
+    return Lifted(
+        solid, gaussians, lambda camera: render(gaussians, camera).color, fitted.steps, fitted.stopped
+    )  # fmt: skip
+
+
+def _field(views: Views, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
+    """Views → a density field, which begins in the carved hull."""
+    assert isinstance(job.recipe, FieldRecipe)
+    with stages("fit"):
+        fitted = fit_field(
+            views, kind=job.to, recipe=job.recipe, seed=job.seed, checkpoint=job.checkpoint,  # type: ignore[arg-type]
+            progress=_teller(console),
+        )  # fmt: skip
+    return Lifted(fitted, None, lambda camera: fitted.render(camera).color, fitted.steps, fitted.stopped)
 
 
 def subject_of(views: Views, view: int, name: str) -> tuple[Subject, Cameras]:
@@ -141,11 +193,11 @@ def subject_of(views: Views, view: int, name: str) -> tuple[Subject, Cameras]:
     return subject, Cameras(camera.world_to_camera, intrinsics, side, side).resized(size, size)
 
 
-def agreement(fitted: Fitted, views: Views) -> dict[str, float]:
-    """Mean PSNR in dB and SSIM of the fitted Gaussians on the views they were fitted to, over white."""
+def agreement(render_one: Callable[[Cameras], Tensor], views: Views) -> dict[str, float]:
+    """Mean PSNR in dB and SSIM of what was fitted on the views it was fitted to, over white."""
     quality: list[tuple[float, float]] = []
     for view in range(len(views)):
-        image = render(fitted.gaussians, one_camera(views.cameras, view)).color[0].clamp(0, 1)
+        image = render_one(one_camera(views.cameras, view))[0].clamp(0, 1)
         truth: Tensor = views.images[view]
         truth = truth[..., :3] * truth[..., 3:] + 1 - truth[..., 3:]
         quality.append((losses.psnr(image, truth), float(losses.ssim(image, truth))))
@@ -156,11 +208,12 @@ def agreement(fitted: Fitted, views: Views) -> dict[str, float]:
 def _teller(console: Console | None):  # type: ignore[no-untyped-def]
     """Live numbers as lines, if verbose."""
 
-    def tell(now: Progress) -> None:
+    def tell(now: Progress | FieldProgress) -> None:
         if console is not None and (now.step % 100 == 0 or now.step == now.steps):
+            size = f"{now.gaussians} Gaussians" if isinstance(now, Progress) else f"{now.resolution}³"
             console.detail(
-                f"    step {now.step}/{now.steps}  loss {now.loss:.4f}  {now.psnr_db:.2f} dB  "
-                f"{now.gaussians} Gaussians  {now.seconds:.1f} s"
+                f"    step {now.step}/{now.steps}  loss {now.loss:.4f}  {now.psnr_db:.2f} dB  {size}  "
+                f"{now.seconds:.1f} s"
             )
 
     return tell
