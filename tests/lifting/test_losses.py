@@ -45,6 +45,24 @@ def test_ssim_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda x: losses.ssim(x, b), a.requires_grad_(True), atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(11, 13, 1), (2, 24, 31, 3)])
+def test_compiled_ssim_and_its_gradient_are_the_plain_ones(shape):
+    a, b = pictures(shape=shape)
+    fast, plain = a.float().requires_grad_(True), a.clone().requires_grad_(True)
+    found, wanted = losses.ssim(fast, b.float()), losses.ssim_maps(plain, b)[0].flatten(-3).mean(-1)
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=0)
+    weights = torch.linspace(1, 2, wanted.numel()).reshape(wanted.shape)  # members of a batch have their own slopes
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(fast.grad.double(), plain.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_ssim_gives_a_gradient_by_its_second_image_too():
+    a, b = (t.float() for t in pictures(shape=(12, 13, 1)))
+    losses.ssim(a, b.requires_grad_(True)).backward()
+    assert float(b.grad.abs().max()) > 0
+
+
 def test_ssim_refuses_images_smaller_than_its_window():
     with pytest.raises(InputError, match="at least 11"):
         losses.ssim(torch.zeros(10, 20, 3), torch.zeros(10, 20, 3))
