@@ -280,3 +280,58 @@ def test_one_camera_without_a_batch_axis_is_written(tmp_path):
     )
     write_transforms(one, tmp_path)
     same_cameras(read_views(tmp_path, normalise=False).views.cameras, views.cameras[:1])
+
+
+def with_depths(folder, views, depths, **common):
+    """A nerfstudio folder whose frame i names ``depths[i]``: an array to be written, or a file's name."""
+    write_transforms(views, folder)
+    content = json.loads((folder / "transforms.json").read_text())
+    for i, (frame, depth) in enumerate(zip(content["frames"], depths, strict=True)):
+        if isinstance(depth, np.ndarray):
+            name = f"depth_{i}.png" if depth.dtype == np.uint16 else f"depth_{i}.npy"
+            if name.endswith("png"):
+                Image.fromarray(depth).save(folder / name)
+            else:
+                np.save(folder / name, depth)
+            depth = name
+        if depth:
+            frame["depth_file_path"] = depth
+    (folder / "transforms.json").write_text(json.dumps({**content, **common}))
+    return folder
+
+
+def test_depths_are_read_from_millimetres_and_metres_alike(tmp_path):
+    views = ball_views()
+    metres = np.full((24, 24), 2.5, np.float32)
+    metres[0] = 0  # unknown
+    millimetres = np.round(metres * 1000).astype(np.uint16)
+    found = read_views(with_depths(tmp_path, views, [millimetres, metres, None]), normalise=False).depths
+    assert found.shape == (3, 24, 24) and torch.isinf(found[2]).all() and torch.isinf(found[:, 0]).all()
+    torch.testing.assert_close(found[0, 1:], torch.full((23, 24), 2.5))
+    torch.testing.assert_close(found[0], found[1])
+    assert read_views(write_transforms(views, tmp_path / "bare")[-1]).depths is None
+
+
+def test_depths_follow_the_unit_in_the_file_and_the_scale_of_the_world(tmp_path):
+    views = ball_views(distance=4.0, size=96, radius=0.3)
+    half = np.full((48, 48), 400, np.uint16)  # centimetres, half the picture's size
+    found = read_views(with_depths(tmp_path, views, [half] * 3, depth_unit_scale_factor=0.01))
+    scale = float(torch.linalg.det(found.transform[:3, :3])) ** (1 / 3)
+    assert scale > 1.2
+    torch.testing.assert_close(found.depths, torch.full((3, 96, 96), 4.0 * scale))
+    middle = found.views.cameras[0].project(torch.zeros(1, 3))[1]
+    torch.testing.assert_close(found.depths[0, 48, 48], middle[0].float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("depth", "common", "message"),
+    [
+        ("gone.png", {}, "cannot be read"),
+        ("images/000.png", {}, "8 bits"),
+        (np.ones((24, 12), np.float32), {}, r"\[24, 12\]"),
+        (np.ones((24, 24), np.float32), {"depth_unit_scale_factor": 0}, "above 0"),
+    ],
+)
+def test_depths_that_cannot_be_meant_are_refused(tmp_path, depth, common, message):
+    with pytest.raises(InputError, match=message):
+        read_views(with_depths(tmp_path, ball_views(), [depth] * 3, **common))

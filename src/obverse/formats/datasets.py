@@ -32,6 +32,7 @@ from .images import encode_png
 GL_TO_CV = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: OpenGL ↔ OpenCV
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+DEPTH_UNIT = 1e-3  # of 16-bit depth pictures, in the folder's units: millimetres where poses are in metres (nerfstudio)
 UPRIGHT_DEG = 45.0  # the cameras' mean up is taken to be the world axis nearest to it, if no farther than this
 
 
@@ -46,6 +47,8 @@ class Frame:
     intrinsics: np.ndarray | None  # [3, 3] pixels; None if only ``angle_x`` is known
     angle_x: float | None = None  # field of view across the width, radians
     size: tuple[int, int] | None = None  # width and height that the intrinsics are for
+    depth: Path | None = None
+    depth_unit: float | None = None  # of the depth file's numbers, in the folder's units
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class PosedImages:
     views: Views  # images [V, H, W, 3], or [V, H, W, 4] where the folder has masks or transparency
     names: tuple[str, ...]
     transform: Tensor  # [4, 4] float64: the folder's world → ours, a rotation, a shift and one scale
+    depths: Tensor | None = None  # [V, H, W] along each camera's +Z, our units, inf where unknown; None without files
 
 
 def read_views(folder: str | Path, *, split: str | None = None, normalise: bool = True) -> PosedImages:
@@ -63,13 +67,16 @@ def read_views(folder: str | Path, *, split: str | None = None, normalise: bool 
     Args:
         folder: holds ``transforms.json`` (NeRF-synthetic or nerfstudio), or is (or holds) a COLMAP sparse model in
             text or binary beside a folder ``images``. The path of a ``transforms*.json`` itself is taken too. Masks are
-            the pictures' own transparency, nerfstudio's ``mask_path``, or COLMAP's ``masks/NAME.png``.
+            the pictures' own transparency, nerfstudio's ``mask_path``, or COLMAP's ``masks/NAME.png``. Depths are
+            nerfstudio's ``depth_file_path``, along the optical axis, 0 where unknown: pictures of 16 bits or integer
+            .npy in thousandths of the poses' unit, .npy of floats in that unit; ``depth_unit_scale_factor`` in the
+            file, where it stands, is the unit of both.
         split: read ``transforms_SPLIT.json`` instead, as NeRF-synthetic has train, val and test.
         normalise: move the world into obverse's frame; otherwise cameras stay where the folder has them.
 
     Raises:
         InputError: no poses, pictures missing or of mixed sizes, a lens with distortion, matrices that are not finite
-            or not rigid.
+            or not rigid, depths that are missing or of another shape.
     """
     path = Path(folder)
     frames = _transforms_frames(path, split) or _colmap_frames(path)
@@ -88,7 +95,12 @@ def read_views(folder: str | Path, *, split: str | None = None, normalise: bool 
         images.shape[1],
     )
     names = tuple(frame.name for frame in frames)
-    return PosedImages(Views(torch.from_numpy(images), cameras), names, torch.from_numpy(transform))
+    depths = None
+    if any(frame.depth for frame in frames):
+        scale = np.cbrt(np.linalg.det(transform[:3, :3]))
+        every = [_depth(frame, images.shape[2], images.shape[1]) for frame in frames]
+        depths = torch.from_numpy((np.stack(every) * scale).astype(np.float32))
+    return PosedImages(Views(torch.from_numpy(images), cameras), names, torch.from_numpy(transform), depths)
 
 
 def write_transforms(views: Views, folder: str | Path, *, names: Sequence[str] | None = None) -> list[Path]:
@@ -258,7 +270,7 @@ def _frame(entry: dict[str, Any], folder: Path) -> Frame:
         intrinsics[0, 2], intrinsics[1, 2] = float(entry.get("cx", width / 2)), float(entry.get("cy", height / 2))
     elif "camera_angle_x" not in entry:
         raise InputError(f"{name} has neither fl_x nor camera_angle_x; add one, the lens must be known")
-    mask = entry.get("mask_path")
+    mask, depth, unit = (entry.get(key) for key in ("mask_path", "depth_file_path", "depth_unit_scale_factor"))
     return Frame(
         name=Path(name).stem,
         image=_image_path(folder / name),
@@ -267,6 +279,8 @@ def _frame(entry: dict[str, Any], folder: Path) -> Frame:
         intrinsics=intrinsics,
         angle_x=None if intrinsics is not None else float(entry["camera_angle_x"]),
         size=size,
+        depth=folder / str(depth) if depth else None,
+        depth_unit=None if unit is None else float(unit),
     )
 
 
@@ -366,6 +380,40 @@ def _pixels(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGBA" if clear else "RGB"), np.float32) / np.float32(255)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); save it again as PNG or JPEG") from error
+
+
+def _depth(frame: Frame, width: int, height: int) -> np.ndarray:
+    """Depths [H, W] float64 in the folder's units, inf where unknown; of another size, the nearest are taken."""
+    if frame.depth is None:
+        return np.full((height, width), np.inf)
+    try:
+        if frame.depth.suffix.lower() == ".npy":
+            stored = np.load(frame.depth, allow_pickle=False)
+        else:
+            with Image.open(frame.depth) as image:
+                if image.mode in ("L", "LA", "P", "RGB", "RGBA", "1"):
+                    raise InputError(f"it has 8 bits per value ({image.mode}); save depth as 16-bit PNG or as .npy")
+                stored = np.asarray(image)
+    except (OSError, EOFError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"the depth {frame.depth.name} of {frame.name} cannot be read ({error}); correct it, or remove its "
+            "depth_file_path"
+        ) from error
+    stored = stored[..., 0] if stored.ndim == 3 and stored.shape[-1] == 1 else stored
+    if stored.ndim != 2 or abs(stored.shape[0] * width - stored.shape[1] * height) > 0.02 * stored.shape[0] * width:
+        raise InputError(
+            f"the depth of {frame.name} has shape {list(stored.shape)} and its picture {[height, width]}; give the "
+            "depth of the same picture, as one number per pixel"
+        )
+    unit = frame.depth_unit
+    if unit is None:
+        unit = 1.0 if np.issubdtype(stored.dtype, np.floating) else DEPTH_UNIT
+    if not (math.isfinite(unit) and unit > 0):
+        raise InputError(f"depth_unit_scale_factor is {unit}, it must be above 0; 0.001 for millimetres and metres")
+    rows = ((np.arange(height) + 0.5) * stored.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * stored.shape[1] / width).astype(int)
+    depth = stored[rows[:, None], columns].astype(np.float64) * unit
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.inf)
 
 
 def _intrinsics(frame: Frame, width: int, height: int) -> np.ndarray:
