@@ -8,9 +8,10 @@ import torch
 
 
 def draw(key, shape):
-    """One tensor: PCG64 seeded with the key's CRC-32. Matrices have unit gain; biases are 0.1 n, scales 1 + 0.1 n."""
+    """One tensor: PCG64 seeded with the key's CRC-32. Matrices have unit gain; vectors are 0.1 n, or 1 + 0.1 n if
+    they are weights (biases, and scales by another name, are not)."""
     n = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
-    small = 0.1 * n if key.endswith("bias") else 1 + 0.1 * n
+    small = 1 + 0.1 * n if key.endswith("weight") else 0.1 * n
     return torch.from_numpy((n / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else small).astype(np.float32))
 
 
