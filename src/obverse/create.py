@@ -30,6 +30,8 @@ from .errors import NoObjectError, UsageError
 from .evaluation.consistency import inspect
 from .feedforward import embedded as small
 from .feedforward import inflate as silhouette
+from .feedforward import openlrm as lrm
+from .feedforward import splatter_image as splatters
 from .feedforward import triposr as tsr
 from .feedforward.framing import framed
 from .gaussians import Gaussians, rescale
@@ -38,6 +40,7 @@ from .render.fields import Field
 from .render.triangles import render_mesh
 from .stages import Stages
 from .surface.extract import EmptyFieldError, extract
+from .surface.fusion import solid_of
 from .surface.gaussians import mesh_to_gaussians
 from .surface.repair import check_watertight, make_watertight, simplify
 from .surface.texture import Textured, texture_mesh
@@ -217,6 +220,43 @@ def triposr(
     )
 
 
+def splatter_image(
+    subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
+) -> Reconstruction:
+    """Splatter Image: a Gaussian for each of 128 × 128 pixels, by a U-Net with 56 million parameters."""
+    network = loaded(splatters.load, *source_for("splatter-image", weights), device, torch.float32)
+    gaussians, camera = splatters.reconstruct(network, subject)
+    return Reconstruction(
+        solid_of(gaussians),
+        camera,
+        guessed=(
+            "Depth, and shape and colour of the sides that the photo does not show, are Splatter Image's prediction "
+            "from 128 × 128 pixels.",
+            f"The camera is taken to be level, with a field of view of {network.config.fov_deg:.0f}° of which the "
+            f"object spans {100 * network.config.fill:.0f} %.",
+        ),
+        gaussians=gaussians,
+    )
+
+
+def openlrm(
+    subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
+) -> Reconstruction:
+    """OpenLRM: the photo and its camera to a triplane in one pass of a transformer, in six published sizes."""
+    precision = torch.bfloat16 if native_bfloat16(device) else torch.float32
+    network = loaded(lrm.load, *source_for("openlrm", weights), device, precision)
+    solid = lrm.reconstruct(network, subject)
+    return Reconstruction(
+        solid,
+        framed(solid, subject.rgba[..., 3], lrm.input_camera(subject.rgba.shape[0])),
+        guessed=(
+            "Depth, and shape and colour of the sides that the photo does not show, are OpenLRM's prediction.",
+            "The camera is taken to be level, with a field of view of 67°; the crop is fitted to the outline.",
+        ),
+        details={"version": network.config.version, "precision": str(precision).removeprefix("torch.")},
+    )
+
+
 @lru_cache(maxsize=1)  # a folder of photos loads its network once; another method's takes its place
 def loaded(load: Callable[..., Any], source: str | Path, download: bool, device: str, dtype: torch.dtype) -> Any:
     """A family's network, kept from one photo to the next."""
@@ -254,6 +294,24 @@ METHODS: dict[str, Method] = {
         source="Tochilkin et al. 2024, arXiv 2403.02151",
         memory_mb=1950,
         seconds=18.4,
+    ),
+    "openlrm": Method(
+        make=openlrm,
+        route="feed-forward",
+        views=0,
+        download_mb=KNOWN["openlrm"].megabytes,
+        licence="Apache-2.0",
+        weights_licence=KNOWN["openlrm"].licence,
+        source="He and Wang 2023, OpenLRM; Hong et al. 2023 (LRM), arXiv 2311.04400",
+    ),
+    "splatter-image": Method(
+        make=splatter_image,
+        route="feed-forward",
+        views=0,
+        download_mb=KNOWN["splatter-image"].megabytes,
+        licence="unverified (BSD-3-Clause by a survey)",
+        weights_licence=KNOWN["splatter-image"].licence,
+        source="Szymanowicz et al. 2024, arXiv 2312.13150",
     ),
 }
 
