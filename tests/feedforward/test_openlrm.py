@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
 
+from obverse.apps import cli
 from obverse.cameras import Cameras, orbit
 from obverse.errors import InputError, UsageError, WeightsError
 from obverse.feedforward import dino, dinov2, openlrm
 from obverse.photo import read_photo
 from obverse.render.fields import Field
 from obverse.render.volume import camera_rays
-from obverse.weights import family_of
+from obverse.weights import KNOWN, family_of
 
 from ..conftest import disc_photo
 from ..parity.drawn import draw_all
@@ -262,3 +265,64 @@ def test_positions_of_dinov2_are_resized_by_the_exact_factor():
     same(half[0, 1:].mean(), torch.tensor(8.5))  # symmetric weights keep the mean of a plane
     plain = F.interpolate(stored[:, 1:].reshape(1, 1, 4, 4), size=(2, 2), mode="bicubic").flatten()
     assert (half[0, 1:, 0] - plain).abs().max() > 0.01  # antialiased
+
+
+def ball_checkpoint(config, radius):
+    """A checkpoint in the published layout whose field is a ball, whatever the picture.
+
+    The blocks add nothing. Channel 0 of a token holds minus half the squared distance from its plane's middle, 2 and 4
+    its change over a quarter of a token, and every odd channel the negative of the one before; 6 is such that the last
+    norm divides all tokens by the same number. The three planes add up to −|p|², which the decoder hands on.
+    """
+    state = draw_all(openlrm.layout(meta(config)))
+    for key, tensor in state.items():
+        if key.endswith(("out_proj.weight", "mlp.3.weight", "mlp.3.bias")) and key.startswith("transformer."):
+            tensor.zero_()
+    side = config.plane_size
+    t = (torch.arange(side) + 0.5) / side * 2 - 1
+    down, across = torch.meshgrid(t, t, indexing="ij")
+    known = [-0.5 * (across.square() + down.square()), -across / (2 * side), -down / (2 * side)]
+    even = torch.stack([*known, torch.sqrt(4 - sum(value.square() for value in known))], -1)  # squares add up to 4
+    state["pos_embed"].zero_()
+    state["pos_embed"][0, :, :8] = torch.stack([even, -even], -1).reshape(-1, 8).repeat(3, 1)
+    state["transformer.norm.weight"][:], state["transformer.norm.bias"][:] = math.sqrt(8 / config.width), 0
+    up, first = state["upsampler.weight"], state["synthesizer.decoder.net.0.weight"]
+    up[:, 0], up[0, 0], state["upsampler.bias"][0] = 0, 1, 0
+    sides = torch.tensor([-1.0, 1.0])
+    up[2, 0], up[4, 0] = sides, sides[:, None]
+    first[0], first[0, :: config.features], state["synthesizer.decoder.net.0.bias"][0] = 0, 1, 4
+    for layer in range(1, config.depth + 1):
+        weight, bias = (state[f"synthesizer.decoder.net.{2 * layer}.{part}"] for part in ("weight", "bias"))
+        weight[0], weight[0, 0], bias[0] = 0, 1, 0
+    weight[0] *= 100
+    bias[0] = math.log(math.expm1(config.density)) + 1 - 100 * (4 - radius**2)
+    return state
+
+
+def test_a_checkpoint_in_the_published_layout_becomes_an_asset(tmp_path, monkeypatch):
+    config = openlrm.Config(
+        image_size=28,
+        encoder=dinov2.Dinov2(width=16, layers=1, heads=2, stored_size=42),
+        camera_width=8,
+        plane_size=16,
+        width=16,
+        heads=2,
+        layers=1,
+        features=4,
+        hidden=8,
+    )
+    monkeypatch.setattr(openlrm, "PUBLISHED", {"tiny-1.1": config})
+    (tmp_path / "weights").mkdir()
+    save_file(ball_checkpoint(config, radius=0.6), tmp_path / "weights" / "model.safetensors")
+    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(tmp_path / "disc.png")
+    small = ["--resolution", "48", "--faces", "1000", "--texture", "256", "--gaussians", "500", "--formats", "glb"]
+    command = ["create", tmp_path / "disc.png", "-m", "openlrm", "--weights", tmp_path / "weights"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(part) for part in [*command, "-o", tmp_path / "out", *small]])
+    assert stop.value.code == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["method"]["name"] == "openlrm" and report["method"]["version"] == "1.1"
+    assert "NC" in report["method"]["weights_licence"] and not KNOWN["openlrm"].commercial
+    assert report["mesh"]["watertight"]["ok"]
+    assert report["photo_agreement"]["silhouette_iou"] > 0.95  # the ball is framed to the disc
+    assert any("OpenLRM" in sentence for sentence in report["guessed"])
