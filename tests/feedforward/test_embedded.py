@@ -11,6 +11,7 @@ from obverse.feedforward.embedded import (
     Config,
     Network,
     column_thresholds,
+    cut,
     frustum_field,
     load,
     network_input,
@@ -63,6 +64,15 @@ def test_an_unsure_thick_column_is_filled_to_its_expected_thickness():
     column = torch.linspace(-0.1, -0.9, 20)[:, None, None]  # all below one half, seven or eight of them by count
     full = (column > column_thresholds(column)).sum()
     assert full == column.sigmoid().sum().round()
+
+
+def test_the_cut_leans_towards_full_and_empties_no_column():
+    sure = torch.tensor([-9.0, 9.0, 9.0, -9.0])[:, None, None]
+    assert (sure > cut(sure)).flatten().tolist() == [False, True, True, False]
+    torn = torch.full((10, 1, 1), -0.5)  # 3.8 cells expected among ten alike
+    assert (torn > cut(torn)).all()
+    denied = torch.linspace(-9, -6, 8)[:, None, None]
+    assert (denied > cut(denied)).any()
 
 
 def test_a_ball_of_cells_becomes_a_ball(network):

@@ -165,10 +165,10 @@ def validation(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """A function that measures a network on ``count`` photographs, or as many as there are, one object after the other.
 
-    It gives ``iou``: mean over photographs of the volume IoU in the frustum at a threshold of ½; ``iou_filled`` with
-    thresholds by column; ``color``: mean absolute error; ``elevation_deg``: mean absolute error.
+    It gives ``iou``: mean over photographs of the volume IoU in the frustum at a threshold of ½; ``iou_cut`` where the
+    field's surface is (``embedded.cut``); ``color``: mean absolute error; ``elevation_deg``: mean absolute error.
     """
-    from ..feedforward.embedded import column_thresholds
+    from ..feedforward.embedded import cut
 
     rng = np.random.default_rng(seed)
     count = min(count, len(collection))
@@ -178,14 +178,14 @@ def validation(
 
     def validate(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        sums: dict[str, list[Tensor]] = {"iou": [], "iou_filled": [], "color": [], "elevation_deg": []}
+        sums: dict[str, list[Tensor]] = {"iou": [], "iou_cut": [], "color": [], "elevation_deg": []}
         for part in prepared:
             batch = {k: v.to(device) for k, v in part.items()}
             with torch.autocast(device.type, dtype=torch.bfloat16), torch.no_grad():
                 predicted = network(batch["photo"])
             logits, truth = predicted.occupancy.float(), batch["occupancy"].bool()
             inside = truth.any(1, keepdim=True)
-            for name, threshold in (("iou", 0.0), ("iou_filled", column_thresholds(logits))):
+            for name, threshold in (("iou", 0.0), ("iou_cut", cut(logits))):
                 mine = (logits > threshold) & inside
                 sums[name].append((mine & truth).sum((1, 2, 3)) / (mine | truth).sum((1, 2, 3)).clamp_min(1))
             error = sample_colors(predicted.colors.float(), batch["points"]) - batch["colors"]
