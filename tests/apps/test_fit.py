@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from obverse.apps.fit import subject_of
+from obverse.apps.fit import DEPTH_WEIGHT, subject_of
 from obverse.cameras import Views, orbit
 from obverse.formats.datasets import write_transforms
+from obverse.lifting.carve import mesh_depths
 from obverse.lifting.radiance import FieldRecipe
 from obverse.render.triangles import render_mesh
 
@@ -62,6 +63,20 @@ def test_a_fitted_field_becomes_the_same_kind_of_asset(folder, tmp_path, capsys,
 def test_a_representation_that_is_none_is_bad_usage(folder, tmp_path, capsys):
     code, _, err = run("fit", folder, "-o", tmp_path / "out", "--to", "hashes", capsys=capsys)
     assert code == 2 and "triplane" in err
+
+
+def test_depths_beside_the_pictures_say_where_to_begin_and_are_fitted(tmp_path, capsys):
+    views = ball_views(size=48)
+    write_transforms(views, tmp_path / "in")
+    content = json.loads((tmp_path / "in" / "transforms.json").read_text())
+    for i, depth in enumerate(mesh_depths(ball_mesh(), views.cameras)):
+        np.save(tmp_path / "in" / f"{i}.npy", depth.numpy())
+        content["frames"][i]["depth_file_path"] = f"{i}.npy"
+    (tmp_path / "in" / "transforms.json").write_text(json.dumps(content))
+    code, _, _ = run("fit", tmp_path / "in", "-o", tmp_path / "out", "-f", "ply", *SMALL, capsys=capsys)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert code == 0 and report["fit"]["recipe"]["weights"]["depth"] == DEPTH_WEIGHT
+    assert "fuse" in {stage["name"] for stage in report["stages"]} and report["views"]["psnr_db"] > 18
 
 
 def test_an_asset_that_is_there_is_not_replaced_unasked(folder, tmp_path, capsys):

@@ -18,7 +18,8 @@ from ..formats.datasets import PosedImages, read_views
 from ..gaussians import Gaussians
 from ..lifting import losses
 from ..lifting.carve import carve, hull_gaussians, one_camera
-from ..lifting.fit import Progress, Recipe, fit
+from ..lifting.fit import Hints, Progress, Recipe, fit
+from ..lifting.fuse import fuse
 from ..lifting.radiance import KINDS, FieldProgress, FieldRecipe, fit_field
 from ..photo import Subject, read_photo
 from ..render.fields import Field
@@ -27,6 +28,7 @@ from ..stages import Stages
 from ..surface.fusion import solid_of
 from .console import Console
 
+DEPTH_WEIGHT = 0.5  # of the depth loss where the folder holds depths
 START_SHARE = 0.5  # of the Gaussians allowed, placed on the carved hull; growth adds the others
 
 
@@ -95,7 +97,9 @@ def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | Non
             "the pictures have neither transparency nor masks, so the object cannot be told from the background; save "
             "them as RGBA, name masks with mask_path, or put them into masks/ (COLMAP)"
         )
-    lifted = (_gaussians if isinstance(job.recipe, Recipe) else _field)(views, job, stages, console)
+    if found.depths is not None and isinstance(job.recipe, Recipe) and job.recipe.weights.depth == 0:
+        job = replace(job, recipe=replace(job.recipe, weights=replace(job.recipe.weights, depth=DEPTH_WEIGHT)))
+    lifted = (_gaussians if isinstance(job.recipe, Recipe) else _field)(found, job, stages, console)
     front = int(views.cameras.positions.reshape(-1, 3)[:, 2].div(views.cameras.positions.norm(dim=-1)).argmax())
     subject, camera = subject_of(views, front, found.names[front])
     reconstruction = Reconstruction(lifted.shape, camera, (), lifted.gaussians)
@@ -147,17 +151,20 @@ class Lifted:
     stopped: str
 
 
-def _gaussians(views: Views, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
-    """Views → Gaussians around the carved hull, and the solid that they fill."""
+def _gaussians(found: PosedImages, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
+    """Views → Gaussians around the carved hull, or where depths say, and the solid that they fill."""
     assert isinstance(job.recipe, Recipe)
-    with stages("carve"):
-        start = hull_gaussians(
-            carve(views), views, count=max(1, int(START_SHARE * job.settings.gaussians)), seed=job.seed
-        )
+    views, depths = found.views, found.depths
+    count = max(1, int(START_SHARE * job.settings.gaussians))
+    with stages("carve" if depths is None else "fuse"):
+        if depths is None:
+            start = hull_gaussians(carve(views), views, count=count, seed=job.seed)
+        else:
+            start = fuse(views, depths=depths, how="merge", gaussians=count)
     with stages("fit"):
         fitted = fit(
-            views, start, gaussians=job.settings.gaussians, recipe=job.recipe, seed=job.seed,
-            checkpoint=job.checkpoint, progress=_teller(console),
+            views, start, gaussians=job.settings.gaussians, recipe=job.recipe, hints=Hints(depths=depths),
+            seed=job.seed, checkpoint=job.checkpoint, progress=_teller(console),
         )  # fmt: skip
     with stages("solid"):
         solid = solid_of(fitted.gaussians, resolution=job.settings.resolution)
@@ -167,12 +174,12 @@ def _gaussians(views: Views, job: FitJob, stages: Stages, console: Console | Non
     )  # fmt: skip
 
 
-def _field(views: Views, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
+def _field(found: PosedImages, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
     """Views → a density field, which begins in the carved hull."""
     assert isinstance(job.recipe, FieldRecipe)
     with stages("fit"):
         fitted = fit_field(
-            views, kind=job.to, recipe=job.recipe, seed=job.seed, checkpoint=job.checkpoint,  # type: ignore[arg-type]
+            found.views, kind=job.to, recipe=job.recipe, seed=job.seed, checkpoint=job.checkpoint,  # type: ignore[arg-type]
             progress=_teller(console),
         )  # fmt: skip
     return Lifted(fitted, None, lambda camera: fitted.render(camera).color, fitted.steps, fitted.stopped)
