@@ -50,7 +50,7 @@ class Weights:
 # By method. Sizes are counted from the published key lists; the Hub says the exact ones.
 KNOWN: dict[str, Weights] = {
     "triposr": Weights("stabilityai/TripoSR", ("model.ckpt",), 1677, "MIT", commercial=True),
-    "openlrm": Weights(  # the README's example; other sizes, and training on Objaverse alone, by --weights
+    "openlrm": Weights(  # what its README runs; other sizes and versions by --weights
         "zxhezexin/openlrm-mix-base-1.1", ("model.safetensors",), 1041, "CC-BY-NC-4.0", commercial=False
     ),
     "lgm": Weights("ashawkey/LGM", ("model_fp16_fixrot.safetensors",), 830, "MIT", commercial=True),

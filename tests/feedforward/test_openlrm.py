@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from obverse.apps import cli
 from obverse.cameras import Cameras, orbit
-from obverse.errors import InputError, UsageError, WeightsError
+from obverse.errors import InputError, MissingPackageError, UsageError, WeightsError
 from obverse.feedforward import dino, dinov2, openlrm
 from obverse.photo import read_photo
 from obverse.render.fields import Field
@@ -265,6 +266,12 @@ def test_positions_of_dinov2_are_resized_by_the_exact_factor():
     same(half[0, 1:].mean(), torch.tensor(8.5))  # symmetric weights keep the mean of a plane
     plain = F.interpolate(stored[:, 1:].reshape(1, 1, 4, 4), size=(2, 2), mode="bicubic").flatten()
     assert (half[0, 1:, 0] - plain).abs().max() > 0.01  # antialiased
+
+
+def test_a_transformers_without_registers_says_which_one_has_them(monkeypatch):
+    monkeypatch.setattr(dinov2, "need", lambda *_, **__: types.SimpleNamespace(__version__="4.40.0"))
+    with pytest.raises(MissingPackageError, match=r"transformers 4\.40\.0 has no DINOv2 with registers.*>=4\.48"):
+        meta(TINY)
 
 
 def ball_checkpoint(config, radius):

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +69,9 @@ class Config:
         return "1.0" if isinstance(self.encoder, dino.Dino) else "1.1"
 
 
-# Of 1.1, "obj" (Objaverse) and "mix" (Objaverse and MVImgNet) have the same sizes. A file of 1.0 holds its own picture
-# size and number of heads, which override those assumed here: LRM's pictures, and heads 64 wide as everywhere else.
+# On the Hub: zxhezexin/openlrm-{obj,mix}-{small,base,large}-1.1, trained on Objaverse and on that with MVImgNet, of the
+# same sizes, and zxhezexin/openlrm-{small,base,large}-obj-1.0. A file of 1.0 says its picture size, heads and samples,
+# which override those assumed here: LRM's pictures, heads 64 wide as everywhere else, samples as in 1.1.
 PUBLISHED = {
     "small-1.1": Config(224, dinov2.Dinov2(width=384, heads=6), width=512, heads=8, features=32),
     "base-1.1": Config(),
@@ -276,7 +276,7 @@ def layout(network: OpenLRM) -> dict[str, tuple[int, ...]]:
     return {**found, f"encoder.model.{module.POSITIONS}": (1, 1 + encoder.stored_grid**2, encoder.width)}
 
 
-def names(config: Config) -> Any:
+def names(config: Config) -> Callable[[str], str]:
     """A function from the network's keys to the checkpoint's, queries, keys and values of one matrix still apart."""
     old = config.version == "1.0"
     return renamer(
