@@ -55,7 +55,7 @@ def views(case):
     return Views(case["images"].permute(0, 2, 3, 1), lgm.rig(32))
 
 
-def same(found, expected, atol=2e-5):
+def same(found, expected, atol=1e-4):
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 

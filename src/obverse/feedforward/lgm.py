@@ -299,8 +299,8 @@ def reconstruct(network: LGM, views: Views) -> Gaussians:
 def activated(raw: Tensor) -> Gaussians:
     """The network's numbers [4, 14, h, h] → 4 · h · h Gaussians in its own frame, by view, row and column.
 
-    Positions are cut off at the cube [−1, 1]³, opacities are sigmoids, scales a tenth of a softplus, colours
-    ½ tanh + ½ (Tang et al. 2024, section 3.2, and the published code, which differs from it in the positions).
+    As in the published code: positions are cut off at the cube [−1, 1]³, opacities are sigmoids, scales a tenth of a
+    softplus, rotations normalised quaternions (w, x, y, z), colours ½ tanh + ½.
     """
     position, opacity, scale, rotation, color = raw.float().permute(0, 2, 3, 1).flatten(0, 2).split(OUTPUTS, dim=-1)
     return from_colors(
