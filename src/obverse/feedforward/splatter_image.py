@@ -332,8 +332,8 @@ def from_views(network: SplatterImage, views: Views, *, distances: Tensor | None
 def activated(raw: Tensor, rays: Tensor, distance: Tensor, config: Config) -> Gaussians:
     """One picture's numbers [24, S, S] → S · S Gaussians in its camera's frame, by row and column.
 
-    As in the published code: positions are ray · depth + offset, depths sigmoids between ``near`` and ``far``, opacities
-    sigmoids, scales exponentials, rotations normalised quaternions (w, x, y, z).
+    As in the published code: positions are ray · depth + offset, depths sigmoids between ``near`` and ``far``,
+    opacities sigmoids, scales exponentials, rotations normalised quaternions (w, x, y, z).
 
     Args:
         raw: of the network.
