@@ -83,7 +83,7 @@ class Reconstruction:
     camera: Cameras  # one camera, which sees ``subject.rgba``
     guessed: tuple[str, ...]  # one sentence for each thing that the photo does not tell
     gaussians: Gaussians | None = None  # in the frame of ``shape``; None: they are placed on the textured mesh
-    details: dict[str, str] = field(default_factory=dict)  # how it was run: joins the method's entry in the report
+    details: dict[str, Any] = field(default_factory=dict)  # how it was run: joins the method's entry in the report
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def embedded(
         field,
         camera,
         guessed=(
-            "Depth, back and their colours are what the embedded model learned from objects like this one; where it is "
-            f"unsure it keeps the thickness it expects. {100 * doubt:.0f} % of the solid may as well be air.",
+            "Depth, back and their colours are what the embedded model learned from other objects; of the solid, "
+            f"{100 * doubt:.0f} % may as well be air, by its own account.",
             f"The camera is taken to look down by {elevation:.0f}°, as the model reads the photo, with a field of view "
             "of 30°.",
         ),

@@ -389,7 +389,7 @@ def _occupied(field: FrustumField) -> tuple[tuple[float, float, float], tuple[fl
     world = local @ field.camera.world_to_camera[:3, :3]
     low, high = world.min(0).values, world.max(0).values
     margin = 3 * field.half / columns
-    return tuple((low - margin).tolist()), tuple((high + margin).tolist())  # type: ignore[return-value]
+    return tuple((low - margin).tolist()), tuple((high + margin).tolist())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -414,7 +414,12 @@ def load(path: str | Path = WEIGHTS, *, device: str = "cpu") -> Network:
     checkpoint = read_checkpoint(path)
     if checkpoint.rest.get("format") != FORMAT:
         raise WeightsError(f"{path} does not say that it is {FORMAT!r}; make one with obverse train embedded")
-    with torch.device("meta"):
-        network = Network(Config(**json.loads(checkpoint.rest["config"])))
+    try:
+        with torch.device("meta"):
+            network = Network(Config(**json.loads(checkpoint.rest["config"])))
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise WeightsError(
+            f"{path} names no sizes of the embedded model ({error}); fetch or export it again"
+        ) from error
     load_strict(network, checkpoint.tensors, source=path, family="the embedded model", device=device)
     return network
