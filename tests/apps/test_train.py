@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from obverse.apps.cli import app
 from obverse.apps.train import split, weights_of
-from obverse.errors import UsageError
-from obverse.feedforward.embedded import load
+from obverse.errors import InputError, UsageError, WeightsError
+from obverse.feedforward.embedded import Config, Network, load, save
 from obverse.formats.meshes import write_mesh
 
 
@@ -50,3 +50,37 @@ def test_groups_are_drawn_by_their_shares_whatever_their_number():
     assert sum(shares) == pytest.approx(1)
     assert sum(shares[:5]) == pytest.approx(0.25)
     assert sum(shares[75:]) == pytest.approx(0.4)
+
+
+BRIEF = ["--steps", 1, "--batch", 1, "--views", 1, "--workers", 1, "--device", "cpu"]
+
+
+def test_options_that_cannot_be_meant_leave_no_folder(tmp_path):
+    for option, value in (("--batch", 0), ("--views", 0), ("--workers", -1), ("--seed", -1), ("--procedural", -1)):
+        assert invoke("embedded", "--steps", 1, option, value, "-o", tmp_path / "run").exit_code == 2
+    with pytest.raises(UsageError, match="steps is 0"):
+        invoke("embedded", "--steps", 0, "-o", tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_start_of_another_size_is_refused_before_anything_is_written(tmp_path):
+    save(
+        Network(Config(photo=64, columns=32, width=16, middle=16, deep=16, heads=1, layers=1, fine=16)),
+        tmp_path / "w.safetensors",
+    )
+    with pytest.raises(WeightsError, match="leave --init out"):
+        invoke("embedded", "--procedural", 2, *BRIEF, "--init", tmp_path / "w.safetensors", "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_object_is_too_few_and_the_folder_keeps_to_its_objects(tmp_path):
+    with pytest.raises(InputError, match="2 are needed"):
+        invoke("embedded", "--procedural", 1, *BRIEF, "-o", tmp_path)
+    with pytest.raises(UsageError, match="began with objects"):
+        invoke("embedded", "--procedural", 2, *BRIEF, "-o", tmp_path)
+
+
+def test_real_objects_may_not_pass_for_invented_ones(tmp_path):
+    write_mesh(trimesh.creation.box(), tmp_path / "objects" / "procedural_000001.glb")
+    with pytest.raises(InputError, match="choose others"):
+        invoke("embedded", "--objects", tmp_path / "objects", *BRIEF, "-o", tmp_path / "run")

@@ -126,3 +126,10 @@ def test_validation_of_the_truth_is_perfect(collection):
 def test_nothing_to_learn_from_is_said():
     with pytest.raises(InputError, match="prepare some objects"):
         collect([], [])
+
+
+def test_photographs_are_taken_again_when_their_number_differs_or_the_file_is_damaged(tmp_path):
+    (tmp_path / "one.npz").write_bytes(b"PK\x03\x04 cut short")
+    for views in (2, 1):
+        with np.load(prepare(lambda: block((9, 9, 9)), "one", tmp_path, views=views)) as stored:
+            assert len(stored["rgba"]) == views

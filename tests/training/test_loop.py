@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as f
 
-from obverse.errors import UsageError
+from obverse.errors import OutputError, UsageError, WeightsError
 from obverse.training.loop import Schedule, train
 
 
@@ -88,3 +88,29 @@ def test_the_log_holds_losses_and_validations(tmp_path):
     assert rows == seen
     assert [r["step"] for r in rows if "loss" in r] == [50, 100]
     assert [r["step"] for r in rows if "val" in r] == [20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize(
+    "plan", [{"steps": 0}, {"steps": None, "minutes": 0}, {"steps": None, "minutes": float("nan")}]
+)
+def test_a_run_lasts_at_least_a_step_or_a_moment(plan):
+    with pytest.raises(UsageError, match="must be"):
+        Schedule(**plan)
+
+
+def test_a_checkpoint_of_another_network_or_cut_short_is_refused(tmp_path):
+    train(network(), batch, loss, schedule=schedule(1), folder=tmp_path, half=False)
+    wider = nn.Sequential(nn.Linear(3, 17), nn.Tanh(), nn.Linear(17, 1))
+    with pytest.raises(WeightsError, match="another network"):
+        train(wider, batch, loss, schedule=schedule(2), folder=tmp_path, half=False)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    for damaged in (kept[: len(kept) // 2], b"", b"hello"):
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(WeightsError, match="delete it to begin again"):
+            train(network(), batch, loss, schedule=schedule(2), folder=tmp_path, half=False)
+
+
+def test_a_folder_that_is_a_file_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="could not be written"):
+        train(network(), batch, loss, schedule=schedule(1), folder=tmp_path / "file", half=False)

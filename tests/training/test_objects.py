@@ -60,3 +60,28 @@ def test_what_is_left_out_is_said_with_the_reason(folder):
     assert [item.id for item in kept] == ["ball", "gso_box"]
     assert set(refused) == {"card", "broken"}
     assert "card" in refused["card"]
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    for place in ("mug/model.glb", "jug/model.glb", "cup.glb"):
+        write_mesh(trimesh.creation.box(), tmp_path / place)
+    (tmp_path / "index.csv").write_text(
+        "\ufeffid,licence,author\nmodel,CC0\njug__model,MIT,Ann,beyond\n", encoding="utf-8"
+    )
+    found = [(i.id, i.licence, i.author) for i in find_objects(tmp_path)]
+    assert found == [("cup", "", ""), ("jug__model", "MIT", "Ann"), ("mug__model", "CC0", "")]
+    write_mesh(trimesh.creation.box(), tmp_path / "cup.obj")
+    with pytest.raises(InputError, match="would both be called 'cup'"):
+        find_objects(tmp_path)
+
+
+def test_an_index_that_is_no_text_is_named(folder):
+    (folder / "index.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"index\.csv is not a readable CSV"):
+        find_objects(folder)
+
+
+def test_corners_of_no_face_do_not_decide_what_is_a_card():
+    sheet = trimesh.creation.box((1, 1, 0.003))
+    far = trimesh.Trimesh(np.vstack([sheet.vertices, [[0, 0, 9]]]), sheet.faces, process=False)
+    assert any("card" in flaw for flaw in flaws(normalised(far)))

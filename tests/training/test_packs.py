@@ -1,13 +1,16 @@
+import json
+import zipfile
+
 import numpy as np
 import pytest
 import trimesh
 
 from obverse.cameras import orbit
-from obverse.errors import InputError
+from obverse.errors import InputError, OutputError
 from obverse.formats.meshes import write_mesh
 from obverse.render.triangles import render_mesh
 from obverse.training.objects import find_objects, load_object
-from obverse.training.packs import pack, packed, unpack, unpack_one
+from obverse.training.packs import COLUMNS, FORMAT, pack, packed, unpack, unpack_one
 from obverse.training.procedural import procedural_object
 
 
@@ -56,3 +59,36 @@ def test_another_file_is_no_pack(tmp_path):
     (tmp_path / "x.pack").write_bytes(b"hello")
     with pytest.raises(InputError, match="obverse train pack"):
         packed(tmp_path / "x.pack")
+
+
+def test_a_pack_cut_short_or_damaged_is_named(file, tmp_path):
+    whole = file.read_bytes()
+    (tmp_path / "cut.pack").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="no pack"):
+        packed(tmp_path / "cut.pack")
+    (tmp_path / "bent.pack").write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+    with pytest.raises(InputError, match="damaged at 'a'"):
+        unpack_one(tmp_path / "bent.pack", "a")
+
+
+@pytest.mark.parametrize(
+    "objects", [[{"id": "a"}], [], [dict.fromkeys(COLUMNS, "../a")], [dict.fromkeys(COLUMNS, "a")] * 2]
+)
+def test_an_index_of_odd_rows_is_refused_and_an_empty_one_is_empty(objects, tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.pack", "w") as archive:
+        archive.writestr("index.json", json.dumps({"format": FORMAT, "objects": objects}))
+    if objects:
+        with pytest.raises(InputError, match="obverse train pack"):
+            packed(tmp_path / "odd.pack")
+    else:
+        assert packed(tmp_path / "odd.pack") == []
+
+
+def test_a_pack_of_nothing_is_not_written_and_neither_is_one_over_a_folder(tmp_path, folder):
+    card = [item for item in find_objects(folder) if item.id == "card"]
+    with pytest.raises(InputError, match="none of 1 objects"):
+        pack(card, tmp_path / "none.pack")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OutputError):
+        pack(find_objects(folder), tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, ObverseError, UsageError
+from ..errors import InputError, MissingPackageError, ObverseError, OutputError, UsageError, WeightsError
+from ..formats.files import atomic_write, read_bytes, reading, writing
 from .console import Console
 
 app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
@@ -62,25 +67,28 @@ def pack_objects(
 @app.command("embedded")
 def train_embedded(
     objects: Annotated[Path | None, typer.Option(help="Folder of meshes, or a pack of them.")] = None,
-    procedural: Annotated[int, typer.Option(help="Invented objects to learn from besides.")] = 3000,
+    procedural: Annotated[int, typer.Option(min=0, help="Invented objects to learn from besides.")] = 3000,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a run that is there goes on.")
     ] = Path("run"),
     minutes: Annotated[float | None, typer.Option(help="Training time; or --steps.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps; runs of equal steps and seed give equal weights.")] = None,
-    batch: Annotated[int, typer.Option(help="Photographs per step and process.")] = 32,
-    views: Annotated[int, typer.Option(help="Photographs per modelled object.")] = 20,
-    seed: Annotated[int, typer.Option(help="Decides photographs, batches and the start.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Photographs per step and process.")] = 32,
+    views: Annotated[int, typer.Option(min=1, help="Photographs per modelled object.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Decides batches and the start.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that photograph; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that photograph; 0: one per core.")] = 0,
 ) -> None:
     """Train the embedded model; the folder gets checkpoint, log, embedded.safetensors and embedded.md.
 
     Started by torchrun, every process trains on its own device and gradients are averaged.
     """
+    from ..training.loop import Schedule
+
     if (minutes is None) == (steps is None):
         raise UsageError(f"--minutes is {minutes} and --steps is {steps}; give one of the two")
+    Schedule(steps=steps, minutes=minutes)  # refuses what cannot be meant before anything is written
     job = TrainJob(
         objects, procedural, output, steps, minutes, batch, views, seed, _device(device), init, workers or _cores()
     )
@@ -88,13 +96,18 @@ def train_embedded(
 
 
 def run(job: TrainJob, console: Console) -> None:
-    """Photograph, train, validate, export."""
+    """Photograph, train, validate, export.
+
+    Raises:
+        UsageError: the folder holds a run that began otherwise. InputError: there are not two objects to learn from.
+        WeightsError: the start is not of this network, or the checkpoint is damaged. OutputError: no writing there.
+    """
     import torch
 
-    from ..feedforward import embedded as model
     from ..training import embedded as training
     from ..training.loop import Schedule, train
 
+    network = starting_network(job)
     rank = _join(job.device)
     photographs = prepare(job, console) if rank == 0 else []
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -104,8 +117,6 @@ def run(job: TrainJob, console: Console) -> None:
     collection = training.collect([row["path"] for row in learnt], weights_of(learnt))
     console.say(f"{len(learnt)} objects in {len(collection)} photographs, {len(held)} objects held out")
     unseen = training.collect([row["path"] for row in held], [1.0] * len(held))
-    torch.manual_seed(job.seed)
-    network = model.load(job.start) if job.start else model.Network()
     network = network.train().requires_grad_(True).to(job.device)
     schedule = Schedule(steps=job.steps, minutes=job.minutes)
     state = train(
@@ -122,6 +133,28 @@ def run(job: TrainJob, console: Console) -> None:
     console.result(record, f"{path}: {state.step} steps, {record['seconds']} s, {json.dumps(measured)}")
 
 
+def starting_network(job: TrainJob) -> Any:
+    """The network to train, with random weights or those it starts from.
+
+    Raises:
+        WeightsError: the weights cannot be read, or their network takes other photographs than are taken here.
+    """
+    import torch
+
+    from ..feedforward import embedded as model
+    from ..training.renders import COLUMNS, DEPTHS, PHOTO
+
+    torch.manual_seed(job.seed)
+    network = model.load(job.start) if job.start else model.Network()
+    sizes = (network.config.photo, network.config.columns, network.config.depths)
+    if sizes != (PHOTO, COLUMNS, DEPTHS):
+        raise WeightsError(
+            f"{job.start} is a network of {sizes} pixels, columns and depths, training is done with "
+            f"{(PHOTO, COLUMNS, DEPTHS)}; leave --init out or start from such a network"
+        )
+    return network
+
+
 def export(job: TrainJob, state: Any, learnt: list[dict[str, Any]], measured: dict[str, Any], plan: dict) -> None:
     """The wheel's file and its card."""
     from ..feedforward import embedded as model
@@ -135,33 +168,73 @@ def export(job: TrainJob, state: Any, learnt: list[dict[str, Any]], measured: di
         training={**settings, **plan, "started from": job.start.name if job.start else "random weights"},
         measured=measured,
     )
-    (job.output / "embedded.md").write_text(card, encoding="utf-8")
+    atomic_write(job.output / "embedded.md", card.encode())
 
 
 def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
-    """Photograph every object that is not photographed yet → rows with ``path`` and what is known of the object."""
+    """Photograph every object that is not photographed yet → rows with ``path`` and what is known of the object.
+
+    Raises:
+        UsageError: there is nothing to photograph, or the folder holds a run that began otherwise.
+        InputError: none of the objects can be learnt from. OutputError: the folder cannot be written to.
+    """
     folder = job.output / "photographs"
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [
         *_collected(job.objects),
         *({"id": f"procedural_{s:06d}", "group": "procedural"} for s in range(job.procedural)),
     ]
     if not rows:
         raise UsageError("there is nothing to learn from; give --objects, or --procedural above 0")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    go_on(job, rows)
     tasks = [(row, job.objects, folder, VIEWS.get(row["group"], job.views)) for row in rows]
     kept, refused = [], {}
-    with _pool(job.workers) as each:
-        for number, (row, (path, why)) in enumerate(zip(rows, each(_photograph, tasks), strict=True), 1):
-            if path is None:
-                refused[row["id"]] = why
-            else:
-                kept.append({**row, "path": path})
-            if number % 500 == 0:
-                console.say(f"photographed {number} of {len(rows)} objects")
-    (job.output / "left_out.json").write_text(json.dumps(refused, indent=1), encoding="utf-8")
-    if not kept:
-        raise InputError(f"none of {len(rows)} objects can be learnt from; {job.output / 'left_out.json'} says why")
+    try:
+        with _pool(job.workers) as each:
+            for number, (row, (path, why)) in enumerate(zip(rows, each(_photograph, tasks), strict=True), 1):
+                if path is None:
+                    refused[row["id"]] = why
+                else:
+                    kept.append({**row, "path": path})
+                if number % 500 == 0:
+                    console.say(f"photographed {number} of {len(rows)} objects")
+    except BrokenProcessPool as error:
+        raise ObverseError(
+            f"one of {job.workers} processes that photograph was ended, perhaps for want of memory; run again with "
+            "fewer --workers, what is photographed is kept"
+        ) from error
+    reasons = job.output / "left_out.json"
+    atomic_write(reasons, json.dumps(refused, indent=1).encode())
+    if refused:
+        console.say(f"{len(refused)} objects left out; {reasons} says why")
+    if len(kept) < 2:
+        raise InputError(
+            f"{len(kept)} of {len(rows)} objects can be learnt from, 2 are needed, as one is held out; {reasons} says "
+            "why others were left out"
+        )
     return kept
+
+
+def go_on(job: TrainJob, rows: list[dict[str, Any]]) -> None:
+    """Note how a run began, or check that this one goes on as it began: other objects would pass for those known.
+
+    Raises:
+        UsageError: it does not. InputError: the note is damaged.
+    """
+    digest = hashlib.sha256(json.dumps([[r["id"], r["group"], r.get("bytes", 0)] for r in rows]).encode())
+    if job.objects is not None and job.objects.is_file():
+        digest.update(read_bytes(job.objects))
+    now = {"objects": digest.hexdigest()[:16], "views": job.views, "seed": job.seed}
+    place = job.output / "run.json"
+    if not place.exists():
+        atomic_write(place, json.dumps(now).encode())
+        return
+    with reading(place, "run"):
+        began = dict(json.loads(read_bytes(place)))
+    other = [f"{name} {began.get(name)}, now {value}" for name, value in now.items() if began.get(name) != value]
+    if other:
+        raise UsageError(f"the run in {job.output} began with {'; '.join(other)}; choose another folder with -o")
 
 
 def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -169,7 +242,7 @@ def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[s
     candidates = [row for row in rows if row["group"] == "scan"]
     candidates = candidates or [row for row in rows if row["group"] != "procedural"] or rows
     held = {row["id"] for row in sorted(candidates, key=lambda row: row["id"])[::HELD]}
-    return [r for r in rows if r["id"] not in held] or rows, [r for r in rows if r["id"] in held]
+    return [r for r in rows if r["id"] not in held], [r for r in rows if r["id"] in held]
 
 
 def weights_of(rows: list[dict[str, Any]]) -> list[float]:
@@ -183,25 +256,39 @@ def weights_of(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _collected(objects: Path | None) -> list[dict[str, str]]:
-    """Rows of a folder's or a pack's objects."""
+    """Rows of a folder's or a pack's objects.
+
+    Raises:
+        InputError: there are none, or one goes by a name of the invented ones.
+    """
     from ..training.objects import find_objects
     from ..training.packs import packed
 
     if objects is None:
         return []
-    if objects.is_file():
-        return packed(objects)
-    return [
-        {
-            "id": i.id,
-            "group": i.group,
-            "licence": i.licence,
-            "author": i.author,
-            "source": i.source,
-            "file": str(i.path),
-        }
-        for i in find_objects(objects)
-    ]
+    rows = (
+        packed(objects)
+        if objects.is_file()
+        else [
+            {
+                "id": i.id,
+                "group": i.group,
+                "licence": i.licence,
+                "author": i.author,
+                "source": i.source,
+                "file": str(i.path),
+                "bytes": str(i.path.stat().st_size),
+            }
+            for i in find_objects(objects)
+        ]
+    )
+    for row in rows:
+        if row["group"] == "procedural" or row["id"].startswith("procedural_"):
+            raise InputError(
+                f"{objects} holds {row['id']!r} of group {row['group']!r}; names and groups that begin with procedural "
+                "are those of invented objects, choose others"
+            )
+    return rows
 
 
 def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Path | None, str]:
@@ -222,8 +309,12 @@ def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Pa
         mesh = lambda: unpack_one(objects, name)  # type: ignore[arg-type]  # noqa: E731
     try:
         return prepare_one(mesh, name, folder, views=views), ""
+    except (OutputError, MissingPackageError):
+        raise
     except ObverseError as error:
         return None, str(error)
+    except Exception as error:  # one object among thousands must not stop the others
+        return None, f"{type(error).__name__}: {error}"
 
 
 class _pool:
@@ -237,7 +328,7 @@ class _pool:
         )
 
     def __enter__(self) -> Callable[..., Any]:
-        return map if self.pool is None else (lambda task, rows: self.pool.map(task, rows, chunksize=4))  # type: ignore[union-attr]
+        return map if self.pool is None else (lambda task, rows: self.pool.map(task, rows))  # type: ignore[union-attr]
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
@@ -247,6 +338,7 @@ class _pool:
 def _one_thread() -> None:
     from ..parallel import set_threads
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process stops; these finish what they are at
     set_threads(1)
 
 
@@ -256,7 +348,8 @@ def _join(device: str) -> int:
 
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0
-    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    wait = timedelta(days=1)  # for the first, while it photographs
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=wait)
     return torch.distributed.get_rank()
 
 

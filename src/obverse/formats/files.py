@@ -90,6 +90,17 @@ def atomic_write_all(files: Mapping[Path, Sequence[Data]]) -> list[Path]:
     return list(files)
 
 
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system says when it refuses to write somewhere into one OutputError that names the place."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise _refused(Path(path), error) from error
+
+
 def _refused(path: Path, error: OSError | ValueError) -> OutputError:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return OutputError(f"{path} could not be written: {reason}; free some space or choose another place with -o")

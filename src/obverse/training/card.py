@@ -62,4 +62,4 @@ def _sources(objects: Sequence[Mapping[str, str]]) -> list[tuple[str, str, str, 
 def _table(head: Sequence[str], rows: Any) -> list[str]:
     """A Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+    return lines + [f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in row)} |" for row in rows]

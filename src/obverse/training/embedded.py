@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch.nn import functional as f
 
 from ..errors import InputError
 from ..feedforward.embedded import network_input
+from ..formats.files import atomic_path, writing
 from .loop import Batch, Losses
 from .renders import photographs, study
 
@@ -23,23 +24,34 @@ FIELDS = ("rgba", "occupancy", "points", "colors", "elevation_deg")
 
 
 def prepare(mesh: Callable[[], trimesh.Trimesh], name: str, folder: str | Path, *, views: int) -> Path:
-    """Photograph one object into ``folder/name.npz``, unless it is there already.
+    """Photograph one object into ``folder/name.npz``, unless it is there already with as many views.
 
     Args:
         mesh: gives the normalised object.
         name: identifier; decides the views.
         folder: where.
         views: photographs to take.
+
+    Raises:
+        InputError: the object cannot be learnt from. OutputError: the file cannot be written.
     """
     path = Path(folder) / f"{name}.npz"
-    if path.exists():
+    if _taken(path) == views:
         return path
     seed = zlib.crc32(name.encode())
     samples = photographs(study(mesh(), seed=seed), count=views, seed=seed)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
-    np.savez(hidden, **{field: getattr(samples, field) for field in FIELDS})
-    hidden.replace(path)
+    with atomic_path(path) as hidden, writing(path), hidden.open("wb") as file:
+        np.savez(file, **{field: getattr(samples, field) for field in FIELDS})
     return path
+
+
+def _taken(path: Path) -> int:
+    """Photographs in a prepared file; 0 where there is none that can be read."""
+    try:
+        with np.load(path) as stored:
+            return len(stored["elevation_deg"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return 0
 
 
 @dataclass(frozen=True)

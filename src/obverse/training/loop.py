@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import OutputError, UsageError, WeightsError
+from ..formats.files import atomic_path, writing
 from .muon import Muon
 
 SMALLEST_MATRIX = 16  # rows and columns below which a matrix is left to AdamW
@@ -50,6 +52,10 @@ class Schedule:
             raise UsageError(
                 f"steps is {self.steps} and minutes is {self.minutes}; give one of the two, the other None"
             )
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"steps is {self.steps}, it must be at least 1")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"minutes is {self.minutes}, it must be above 0 and finite")
 
     def rate_at(self, step: int, seconds: float) -> float:
         """Learning rate of a step that begins after ``seconds`` of training."""
@@ -100,9 +106,14 @@ def train(
 
     Returns:
         The final state; ``state.averaged`` is what to keep.
+
+    Raises:
+        WeightsError: the folder's checkpoint is damaged or of another network or schedule.
+        OutputError: the folder cannot be written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     state = _start(network, schedule, folder / "checkpoint.pt")
     device = next(network.parameters()).device
     window: dict[str, list[float]] = {}
@@ -112,7 +123,7 @@ def train(
     def note(row: dict[str, Any]) -> None:
         if not first:
             return
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        with writing(folder / "log.jsonl"), (folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         if progress:
             progress(row)
@@ -130,7 +141,7 @@ def train(
             terms["loss"].backward()
             _average_gradients(state.network)
             _step(state, schedule)
-            state.seconds += time.perf_counter() - start
+            state.seconds = _agreed(state.seconds + time.perf_counter() - start, device)
             for name, value in terms.items():
                 window.setdefault(name, []).append(float(value.detach()))
             if state.step % 50 == 0:
@@ -148,17 +159,29 @@ def train(
 
 
 def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
-    """A fresh state, or the one a checkpoint holds."""
+    """A fresh state, or the one a checkpoint holds.
+
+    Raises:
+        WeightsError: it cannot be read, or is of another network or schedule.
+    """
     optimizers = _optimizers(network, schedule)
     averaged = _copy(network)
     state = State(network, averaged, optimizers)
-    if checkpoint.exists():
+    if not checkpoint.exists():
+        return state
+    try:
         stored = torch.load(checkpoint, map_location=next(network.parameters()).device, weights_only=True)
         network.load_state_dict(stored["network"])
         averaged.load_state_dict(stored["averaged"])
         for optimizer, kept in zip(optimizers, stored["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
-        state.step, state.seconds = stored["step"], stored["seconds"]
+        state.step, state.seconds = int(stored["step"]), float(stored["seconds"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        why = " ".join(str(error).split())[:160] or "it ends early"
+        raise WeightsError(
+            f"{checkpoint} is damaged or of another network or schedule ({why}); choose another folder, or delete it "
+            "to begin again"
+        ) from error
     return state
 
 
@@ -196,6 +219,15 @@ def _average_gradients(network: nn.Module) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
+def _agreed(seconds: float, device: torch.device) -> float:
+    """The first process's clock, so that all that train together learn at one rate and end at one step."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return seconds
+    shared = torch.tensor([seconds], dtype=torch.float64, device=device)
+    distributed.broadcast(shared, 0)
+    return float(shared)
+
+
 def _copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False)
 
@@ -214,7 +246,11 @@ def _step(state: State, schedule: Schedule) -> None:
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint under a temporary name and rename it."""
+    """Write a checkpoint under a temporary name and rename it.
+
+    Raises:
+        OutputError: the system refused.
+    """
     stored = {
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
@@ -222,6 +258,8 @@ def save(state: State, path: Path) -> None:
         "step": state.step,
         "seconds": state.seconds,
     }
-    hidden = path.with_name(f".{path.name}.partial")
-    torch.save(stored, hidden)
-    hidden.replace(path)
+    with atomic_path(path) as hidden:
+        try:
+            torch.save(stored, hidden)
+        except RuntimeError as error:  # how torch says that the disk is full
+            raise OutputError(f"{path} could not be written ({error}); free some space") from error

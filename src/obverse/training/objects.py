@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import trimesh
 
 from ..errors import InputError, ObverseError
+from ..formats.files import read_bytes, reading
 from ..formats.meshes import read_mesh
 
 EXTENSIONS = (".glb", ".obj", ".ply", ".stl", ".3mf", ".usdz")
@@ -33,29 +35,53 @@ class Item:
 def find_objects(folder: str | Path) -> list[Item]:
     """Every mesh below a folder, sorted by identifier.
 
-    An ``index.csv`` in the folder or one level up may hold a row per object: ``id`` (the file's stem) and any of
-    ``group``, ``licence``, ``author``, ``source_repo``.
+    An object's identifier is its file's stem or, where files in several folders share that, their path below
+    ``folder`` with ``__`` between the parts. An ``index.csv`` in the folder or one level up may hold a row per
+    object: ``id`` (the identifier or the stem) and any of ``group``, ``licence``, ``author``, ``source_repo``.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, two have one identifier, or the index cannot be read.
     """
     folder = Path(folder)
-    index = next((p for p in (folder / "index.csv", folder.parent / "index.csv") if p.is_file()), None)
-    rows: dict[str, dict[str, str]] = {}
-    if index is not None:
-        with index.open(newline="", encoding="utf-8") as lines:
-            rows = {row["id"]: row for row in csv.DictReader(lines) if row.get("id")}
-    paths = sorted((p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS), key=lambda p: (p.stem, str(p)))
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give one that holds {', '.join(EXTENSIONS)} files")
+    rows = _index(folder)
+    paths = [p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
     if not paths:
         raise InputError(f"{folder} holds no mesh; give a folder of {', '.join(EXTENSIONS)} files")
     items = []
-    for path in paths:
-        row = rows.get(path.stem, {})
+    for name, path in sorted(_named(folder, paths).items()):
+        row = rows.get(name) or rows.get(path.stem, {})
         group = row.get("group") or ("scan" if path.stem.startswith(SCANS) else "modelled")
-        items.append(
-            Item(path, path.stem, group, row.get("licence", ""), row.get("author", ""), row.get("source_repo", ""))
-        )
+        items.append(Item(path, name, group, row.get("licence", ""), row.get("author", ""), row.get("source_repo", "")))
     return items
+
+
+def _index(folder: Path) -> dict[str, dict[str, str]]:
+    """Rows of the nearest ``index.csv`` by identifier; cells that a row lacks are empty."""
+    path = next((p for p in (folder / "index.csv", folder.parent / "index.csv") if p.is_file()), None)
+    if path is None:
+        return {}
+    with reading(path, "CSV"):
+        try:
+            rows = list(csv.DictReader(read_bytes(path).decode("utf-8-sig").splitlines(keepends=True), restval=""))
+        except csv.Error as error:
+            raise InputError(f"{path} is not a readable CSV file ({error}); export it again") from error
+    return {row["id"].strip(): {k: v.strip() for k, v in row.items() if k} for row in rows if row.get("id")}
+
+
+def _named(folder: Path, paths: list[Path]) -> dict[str, Path]:
+    """Paths by identifier."""
+    shared = Counter(path.stem for path in paths)
+    named: dict[str, Path] = {}
+    for path in sorted(paths):
+        name = path.stem
+        if shared[name] > 1:
+            name = "__".join(path.relative_to(folder).with_suffix("").parts)
+        if name in named:
+            raise InputError(f"{named[name]} and {path} would both be called {name!r}; rename or remove one")
+        named[name] = path
+    return named
 
 
 def load_object(path: str | Path) -> trimesh.Trimesh:
@@ -86,6 +112,8 @@ def normalised(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     if len(faces) != len(mesh.faces):
         copy.update_faces(np.isfinite(points[np.asarray(mesh.faces)]).all((1, 2)))
     copy.vertices = np.nan_to_num((points - (low + high) / 2) / extent)
+    if len(used) < len(points):
+        copy.remove_unreferenced_vertices()
     return copy
 
 

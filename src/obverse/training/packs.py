@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,25 @@ import trimesh
 from PIL import Image
 
 from ..errors import InputError, ObverseError
+from ..formats.files import atomic_path, writing
 from ..formats.mesh_arrays import MeshArrays, from_trimesh, smooth_normals, to_trimesh
 from .objects import Item, load_object
 
 SIDE = 128  # pixels along the longer side of a texture
 QUALITY = 75  # of its JPEG
 FORMAT = "obverse objects 1"
+COLUMNS = ("id", "group", "licence", "author", "source")
 
 
 def pack(items: Iterable[Item], path: str | Path) -> dict[str, str]:
-    """Write objects, normalised, into one file → what was left out, and why, by identifier."""
-    path = Path(path)
-    hidden = path.with_name(f".{path.name}.partial")
+    """Write objects, normalised, into one file → what was left out, and why, by identifier.
+
+    Raises:
+        InputError: none of them can be packed. OutputError: the file cannot be written.
+    """
     refused: dict[str, str] = {}
-    index = []
-    with zipfile.ZipFile(hidden, "w", zipfile.ZIP_STORED) as archive:
+    index: list[dict[str, str]] = []
+    with atomic_path(path) as hidden, writing(path), zipfile.ZipFile(hidden, "w", zipfile.ZIP_STORED) as archive:
         for item in items:
             try:
                 payload = _encode(load_object(item.path))
@@ -43,8 +48,10 @@ def pack(items: Iterable[Item], path: str | Path) -> dict[str, str]:
             archive.writestr(zipfile.ZipInfo(f"{item.id}.xz"), payload)
             about = {"id": item.id, "group": item.group, "licence": item.licence, "author": item.author}
             index.append({**about, "source": item.source})
+        if not index:
+            why = next(iter(refused.values()), "there is none")
+            raise InputError(f"none of {len(refused)} objects can be packed ({why}); give a folder of whole meshes")
         archive.writestr(zipfile.ZipInfo("index.json"), json.dumps({"format": FORMAT, "objects": index}))
-    hidden.replace(path)
     return refused
 
 
@@ -52,16 +59,20 @@ def packed(path: str | Path) -> list[dict[str, str]]:
     """The index of a pack: id, group, licence, author and source of every object.
 
     Raises:
-        InputError: the file is no pack.
+        InputError: the file is no pack, or cut short.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             index = json.loads(archive.read("index.json"))
         if index["format"] != FORMAT:
-            raise KeyError(index["format"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"its format is {index['format']!r}")
+        rows = [{key: str(row[key]) for key in COLUMNS} for row in index["objects"]]
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no pack of objects ({error}); make one with obverse train pack") from error
-    return index["objects"]
+    names = {row["id"] for row in rows}
+    if len(names) < len(rows) or any(not name or Path(name).name != name for name in names):
+        raise InputError(f"{path} has identifiers that repeat or are no file names; make it with obverse train pack")
+    return rows
 
 
 def unpack(path: str | Path) -> Iterator[tuple[dict[str, str], trimesh.Trimesh]]:
@@ -69,20 +80,32 @@ def unpack(path: str | Path) -> Iterator[tuple[dict[str, str], trimesh.Trimesh]]
     rows = packed(path)
     with zipfile.ZipFile(path) as archive:
         for row in rows:
-            yield row, _decode(archive.read(f"{row['id']}.xz"))
+            yield row, _read(archive, row["id"])
 
 
 def unpack_one(path: str | Path, name: str) -> trimesh.Trimesh:
     """One object of a pack.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _decode(archive.read(f"{name}.xz"))
-    except KeyError as error:
-        raise InputError(f"{path} holds no {name!r}; its index.json lists what it holds") from error
+            return _read(archive, name)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no pack of objects ({error}); make one with obverse train pack") from error
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> trimesh.Trimesh:
+    """One object of an open pack."""
+    if f"{name}.xz" not in archive.NameToInfo:
+        raise InputError(f"{archive.filename} holds no {name!r}; its index.json lists what it holds")
+    try:
+        return _decode(archive.read(f"{name}.xz"))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise InputError(
+            f"{archive.filename} is damaged at {name!r} ({error}); copy it again or make it with obverse train pack"
+        ) from error
 
 
 def _encode(mesh: trimesh.Trimesh) -> bytes:

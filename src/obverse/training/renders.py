@@ -16,6 +16,7 @@ import torch
 import trimesh
 
 from ..cameras import Cameras, look_at
+from ..errors import InputError
 from ..parallel import kernel
 from ..render.materials import decode_srgb, encode_srgb
 from ..render.studio import Studio, irradiance, photograph, random_studio
@@ -58,7 +59,11 @@ class Samples:
 
 
 def study(mesh: trimesh.Trimesh, *, seed: int = 0) -> Shape:
-    """Everything about an object that does not depend on the view. The mesh is normalised (``objects.normalised``)."""
+    """Everything about an object that does not depend on the view. The mesh is normalised (``objects.normalised``).
+
+    Raises:
+        InputError: no opaque surface can be seen from outside.
+    """
     cameras = outside_cameras(mesh, count=20, size=112)
     depth = rasterize(np.asarray(mesh.vertices), np.asarray(mesh.faces), cameras).depth
     base = render_mesh(mesh, cameras, background=None, supersample=1, shading="unlit").numpy()
@@ -74,6 +79,8 @@ def study(mesh: trimesh.Trimesh, *, seed: int = 0) -> Shape:
         normals.append(2 * facing[view][rows, columns, :3] - 1)
         colors.append(base[view][rows, columns, :3])
     every = np.concatenate(points).astype(F)
+    if not len(every):
+        raise InputError("nothing of the object can be seen from outside; leave it out of the collection")
     solid = solid_grid(mesh, resolution=GRID, low=(-REACH,) * 3, high=(REACH,) * 3)
     cell = np.clip(((every + REACH) * (GRID / (2 * REACH))).astype(np.int64), 0, GRID - 1)
     solid[cell[:, 0], cell[:, 1], cell[:, 2]] = True
