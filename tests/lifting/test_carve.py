@@ -18,6 +18,7 @@ from obverse.lifting.carve import (
     inside_image,
     mesh_depths,
     sample_image,
+    start_gaussians,
 )
 from obverse.render.triangles import rasterize
 from obverse.surface.repair import check_watertight
@@ -65,6 +66,17 @@ def test_deciding_blocks_at_once_changes_nothing_at_the_surface(views, hull):
     near = (least > 0.2) & (least < 0.8)
     torch.testing.assert_close(found[near], least[near], atol=2e-3, rtol=0)
     assert size > BLOCK
+
+
+def test_a_fit_begins_faintly_on_the_hull_and_inside_it(hull, views):
+    start = start_gaussians(hull, views, count=301)
+    assert len(start) == 301 and float(start.opacities.max()) < 0.31
+    radius = start.means.norm(dim=-1)
+    assert bool((radius < 1.15 * RADIUS).all())
+    inside = radius[151:]
+    assert float((inside < 0.8 * RADIUS).float().mean()) == pytest.approx(0.8**3, abs=0.13)  # evenly by volume
+    assert torch.equal(start.means, start_gaussians(hull, views, count=301).means)
+    assert len(start_gaussians(hull, views, count=1)) == 1
 
 
 def test_hull_gaussians_lie_on_the_surface_with_the_views_colours(hull, views):

@@ -17,7 +17,7 @@ from ..errors import InputError, OutputError, UsageError
 from ..formats.datasets import PosedImages, read_views
 from ..gaussians import Gaussians
 from ..lifting import losses
-from ..lifting.carve import carve, hull_gaussians, one_camera
+from ..lifting.carve import carve, one_camera, start_gaussians
 from ..lifting.fit import Hints, Progress, Recipe, fit
 from ..lifting.fuse import fuse
 from ..lifting.radiance import KINDS, FieldProgress, FieldRecipe, fit_field
@@ -29,7 +29,7 @@ from ..surface.fusion import solid_of
 from .console import Console
 
 DEPTH_WEIGHT = 0.5  # of the depth loss where the folder holds depths
-START_SHARE = 0.5  # of the Gaussians allowed, placed on the carved hull; growth adds the others
+START_SHARE = 2 / 3  # of the Gaussians allowed, placed on and in the carved hull; growth adds the others
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _gaussians(found: PosedImages, job: FitJob, stages: Stages, console: Console
     count = max(1, int(START_SHARE * job.settings.gaussians))
     with stages("carve" if depths is None else "fuse"):
         if depths is None:
-            start = hull_gaussians(carve(views), views, count=count, seed=job.seed)
+            start = start_gaussians(carve(views), views, count=count, seed=job.seed)
         else:
             start = fuse(views, depths=depths, how="merge", gaussians=count)
     with stages("fit"):

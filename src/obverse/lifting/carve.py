@@ -8,6 +8,7 @@ between grid points as finely as soft silhouettes tell. Concavities that no outl
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..cameras import Cameras, Views
 from ..errors import InputError, UsageError
-from ..gaussians import SH_C0, Gaussians, rotation_matrices
+from ..gaussians import SH_C0, Gaussians, merge, rotation_matrices
 from ..parallel import kernel
 from ..render.fields import GridField
 from ..render.triangles import rasterize
@@ -29,6 +30,7 @@ F = np.float32
 BLOCK = 4  # grid points along a side of the blocks that are decided at once
 HALF_WIDTH = 0.58  # object units: the default box around the origin; a hull is wider than its object
 OCCLUSION = 0.02  # object units by which a point may lie behind the depth of a view and still be seen
+SKIN, FLESH = 0.3, 0.1  # opacities that a fit begins with, on the hull's surface and inside it
 SHARPNESS = 4  # power of the cosine by which views that look straight at a point win
 
 
@@ -96,6 +98,37 @@ def hull_gaussians(hull: GridField, views: Views, *, count: int = 20_000, seed: 
     colors, _ = colors_from_views(surface, normals, views, depths)
     sh = ((colors - 0.5) / SH_C0)[:, None, :]
     return Gaussians(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, sh)
+
+
+def start_gaussians(hull: GridField, views: Views, *, count: int = 13_000, seed: int = 0) -> Gaussians:
+    """Faint Gaussians for a fit to begin with: half on the hull's surface, half spread evenly through its inside.
+
+    A hull fills the hollows that no outline shows. An opaque start keeps them filled, with lids painted as if one saw
+    through; from a faint one with something behind it the fit finds the hollows (``benchmarks/lifting.py``).
+
+    Args:
+        hull: as ``carve`` returns it.
+        views: images [V, H, W, 3 or 4].
+        count: how many, at least 1.
+        seed: of their positions.
+    """
+    within = count // 2
+    skin = hull_gaussians(hull, views, count=count - within, seed=seed)
+    skin = replace(skin, opacities=torch.full_like(skin.opacities, SKIN))
+    if within == 0:
+        return skin
+    generator = torch.Generator().manual_seed(seed)
+    solid = torch.nonzero(hull.values > hull.level)
+    chosen = solid[torch.randint(len(solid), (within,), generator=generator)]
+    jitter = torch.rand(within, 3, generator=generator) - 0.5
+    means = torch.tensor(hull.low) + hull.step * (chosen + jitter)
+    nearest = cKDTree(skin.means.numpy()).query(means.numpy())[1]
+    size = 0.5 * hull.step * (len(solid) / within) ** (1 / 3)
+    flesh = Gaussians(
+        means, torch.tensor([1.0, 0, 0, 0]).repeat(within, 1), torch.full((within, 3), size),
+        torch.full((within,), FLESH), skin.sh[torch.from_numpy(np.asarray(nearest, np.int64))],
+    )  # fmt: skip
+    return merge(skin, flesh)
 
 
 def mesh_depths(mesh: trimesh.Trimesh, cameras: Cameras) -> Tensor:

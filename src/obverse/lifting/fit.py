@@ -34,7 +34,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-15  # Adam's (Kerbl et al. 2023)
 class Rates:
     """Adam's step sizes. Positions decay log-linearly from the first to the last; all others are constant."""
 
-    means: tuple[float, float] = (4e-4, 4e-6)  # object units
+    means: tuple[float, float] = (8e-3, 2e-5)  # object units
     colors: float = 0.01  # degree-0 coefficients; those of higher degree get a twentieth
     opacities: float = 0.05  # logits
     scales: float = 0.005  # logarithms
