@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -265,6 +266,16 @@ def test_cases_that_name_other_folders_are_refused(objects, tmp_path):
     (tmp_path / "cases.json").write_text("{}")
     with pytest.raises(InputError, match="not a readable cases file"):
         read_cases(tmp_path / "cases.json")
+
+
+@pytest.mark.parametrize("change", [{"azimuth_deg": math.nan}, {"fov_deg": 0}, {"size": 0}, {"seed": -1}, {"id": ""}])
+def test_cases_whose_photo_cannot_be_taken_are_refused(change, objects, tmp_path):
+    (case,) = make_cases(objects, SMALL, limit=1)
+    write_cases(tmp_path / "cases.json", [dataclasses.replace(case, **change)], SMALL)
+    with pytest.raises(InputError, match="must be"):
+        read_cases(tmp_path / "cases.json")
+    with pytest.raises(UsageError, match="seed is -1"):
+        make_cases(objects, SMALL, seed=-1)
 
 
 def test_folders_without_objects_are_refused(tmp_path):

@@ -328,7 +328,15 @@ class _pool:
         )
 
     def __enter__(self) -> Callable[..., Any]:
-        return map if self.pool is None else (lambda task, rows: self.pool.map(task, rows))  # type: ignore[union-attr]
+        return map if self.pool is None else self._spread
+
+    def _spread(self, task: Callable[..., Any], rows: list[Any]) -> Any:
+        """Results in order. The processes start here and inherit deafness to Ctrl-C: they finish what they are at."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return self.pool.map(task, rows)  # type: ignore[union-attr]
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
@@ -338,7 +346,6 @@ class _pool:
 def _one_thread() -> None:
     from ..parallel import set_threads
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process stops; these finish what they are at
     set_threads(1)
 
 

@@ -120,6 +120,8 @@ def make_cases(
     for name, value in (("photos", photos), ("seeds", seeds), ("limit", 1 if limit is None else limit)):
         if value < 1:
             raise UsageError(f"{name} is {value}, it must be at least 1")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}, it must be 0 or more")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that holds meshes ({', '.join(sorted(SUFFIXES))})")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -194,9 +196,27 @@ def read_cases(path: Path) -> tuple[list[Case], Protocol]:
     names = [case.id for case in cases]
     if not cases or len(set(names)) < len(names):
         raise InputError(f"{path} has {len(cases)} cases, {len(set(names))} names; every case needs one of its own")
-    if any(Path(name).name != name for name in (*names, *(case.object for case in cases))):
-        raise InputError(f"{path} names files in other folders; ids and objects must be plain file names")
+    if any(not name or Path(name).name != name for name in (*names, *(case.object for case in cases))):
+        raise InputError(f"{path} names files in other folders, or none; ids and objects must be plain file names")
+    for case in cases:
+        _check_numbers(case, path)
     return cases, protocol
+
+
+def _check_numbers(case: Case, path: Path) -> None:
+    """Refuse a case whose photo could not be taken, so that its object is not blamed for it."""
+    angles, whole = (case.azimuth_deg, case.elevation_deg, case.fov_deg), (case.light, case.size, case.seed)
+    numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in angles)
+    if not (numbers and abs(angles[1]) <= 90 and 0 < angles[2] < 180):
+        raise InputError(
+            f"{path}: case {case.id} has azimuth, elevation and field of view {angles}; they must be finite degrees, "
+            "-90 to 90 and between 0 and 180"
+        )
+    if not (all(type(value) is int and value >= 0 for value in whole) and 16 <= case.size <= 4096):
+        raise InputError(
+            f"{path}: case {case.id} has light, size and seed {whole}; they must be whole numbers of at least 0, the "
+            "size 16 to 4096 pixels"
+        )
 
 
 def stage(case: Case, folder: Path) -> Scene:
@@ -212,7 +232,8 @@ def stage(case: Case, folder: Path) -> Scene:
             f"{path} is not the file that case {case.id} was made from (SHA-256 {digest[:12]}, expected "
             f"{case.sha256[:12]}); get that version, or make new cases"
         )
-    truth = photo_frame(read_mesh(path), case.azimuth_deg)
+    with reading(path, "mesh"):
+        truth = photo_frame(read_mesh(path), case.azimuth_deg)
     return Scene(case, truth, random_studio(case.light), photo_camera(truth, case))
 
 
