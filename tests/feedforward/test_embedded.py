@@ -14,9 +14,11 @@ from obverse.feedforward.embedded import (
     cut,
     frustum_field,
     load,
+    local_width,
     network_input,
     predict,
     save,
+    thin_limit,
 )
 from obverse.surface.extract import extract
 
@@ -73,6 +75,23 @@ def test_the_cut_leans_towards_full_and_empties_no_column():
     assert (torn > cut(torn)).all()
     denied = torch.linspace(-9, -6, 8)[:, None, None]
     assert (denied > cut(denied)).any()
+
+
+def test_the_width_of_a_part_is_that_of_the_largest_disc_in_it():
+    mask = np.zeros((40, 40), bool)
+    mask[5:35, 5:25] = True  # a body 20 wide
+    mask[18:22, 25:38] = True  # and a handle 4 wide
+    width = local_width(mask)
+    assert width[20, 15] == pytest.approx(20, abs=1.5)
+    assert width[20, 33] == pytest.approx(4, abs=1.0)
+    assert width[0, 0] == 0
+
+
+def test_an_unsure_handle_is_not_deep_but_a_sure_table_top_is():
+    width = torch.full((1, 1), 4.0)
+    unsure, sure = torch.linspace(-0.1, -0.6, 30)[:, None, None], torch.full((30, 1, 1), 3.0)
+    assert (unsure > thin_limit(unsure, width)).sum() == 6  # 1.5 times 4
+    assert (sure > thin_limit(sure, width)).all()
 
 
 def test_a_ball_of_cells_becomes_a_ball(network):

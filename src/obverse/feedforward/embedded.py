@@ -40,6 +40,7 @@ CELL_BLUR = 0.8  # half cells
 OUTLINE = 384  # pixels across the crop at which the outline is followed
 EXTENT = 1.2  # object units across the crop in the frustum's middle
 LEAN = -0.7  # logit: a cell that is full with a chance of one third
+DEEPEST = 1.5  # depth over width of a part whose depth is unsure
 MARGIN = 0.5  # by which the fullest cell of a column exceeds its threshold
 
 
@@ -209,6 +210,31 @@ def cut(logits: Tensor) -> Tensor:
     return torch.minimum(midway, logits.amax(-3, keepdim=True) - 1e-3)
 
 
+def thin_limit(logits: Tensor, width: Tensor) -> Tensor:
+    """Least thresholds [..., 1, H, W] that keep unsure parts from being deeper than ``DEEPEST`` times their width.
+
+    Where the network does not know how far away a handle is, it says "somewhere here" over a long stretch, and all of
+    it would be filled. Cells it is sure of, those above one half, are never limited: a table's top may be thin.
+
+    Args:
+        logits: [..., D, H, W].
+        width: [H, W] of the part each column belongs to, in columns.
+    """
+    most = (DEEPEST * width).ceil().long().clamp(1, logits.shape[-3] - 1).expand_as(logits[..., :1, :, :])
+    ordered = logits.sort(-3, descending=True).values
+    return ((ordered.gather(-3, most - 1) + ordered.gather(-3, most)) / 2).clamp_max(0)
+
+
+def local_width(inside: np.ndarray) -> np.ndarray:
+    """Mask [H, W] → diameter [H, W], in pixels, of the largest disc inside the mask that covers each pixel."""
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    width = np.where(inside, 1.0, 0.0).astype(np.float32)
+    for radius in np.arange(1.0, depth.max() + 0.5, 0.5):
+        covered = ndimage.distance_transform_edt(depth < radius) < radius
+        width[covered & inside] = 2 * radius
+    return width
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Photo → field
 
@@ -336,7 +362,7 @@ def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
     weight = _blurred(mask, LOGIT_BLUR).clamp_min(1e-6)
     calm = torch.from_numpy(ndimage.gaussian_filter((logits * mask).numpy(), LOGIT_BLUR, mode=EDGES)) / weight
     logits = torch.where(inside, calm, logits)
-    threshold = cut(logits)[0]
+    threshold = torch.maximum(cut(logits), thin_limit(logits, torch.from_numpy(local_width(inside.numpy()))))[0]
     weight = _blurred(mask, THRESHOLD_BLUR).clamp_min(1e-6)
     smooth = _blurred(threshold * mask, THRESHOLD_BLUR) / weight
     smooth = torch.minimum(smooth, logits.max(0).values - MARGIN)
