@@ -48,6 +48,22 @@ def test_mesh_and_splat_show_the_same_thing(disc_asset):
     assert (cover_m & cover_s).sum() / (cover_m | cover_s).sum() > 0.95
 
 
+def test_the_model_in_the_wheel_makes_a_ball_of_a_shaded_disc():
+    axis = np.linspace(-1.2, 1.2, 192)
+    x, y = np.meshgrid(axis, -axis)
+    z = np.sqrt(np.maximum(1 - x * x - y * y, 0))
+    light = 0.35 + 0.6 * np.maximum(0.4 * x + 0.6 * y + 0.69 * z, 0)
+    rgba = np.stack([0.9 * light, 0.4 * light, 0.3 * light, z > 0], -1)
+    small = Settings(resolution=64, faces=2000, texture=256, gaussians=500)
+    asset = create((255 * rgba).clip(0, 255).astype(np.uint8), method="embedded", settings=small)
+    assert asset.report["mesh"]["watertight"]["ok"]
+    assert asset.report["photo_agreement"]["silhouette_iou"] > 0.95
+    width, height, depth = np.ptp(asset.mesh.vertices, axis=0)
+    assert width == pytest.approx(height, rel=0.15)
+    assert 0.6 < depth / width < 1.3
+    assert 0 <= asset.report["method"]["doubt"] <= 1
+
+
 def test_a_ring_gives_a_torus():
     asset = create(ring_photo(), settings=Settings(resolution=64, faces=2000, texture=256, gaussians=500))
     proof = asset.report["mesh"]["watertight"]
