@@ -47,9 +47,10 @@ def test_its_commands_name_options_that_exist(command, capsys):
     """`--help` beside the other arguments stops before they are acted on, but after their names were checked."""
     words = shlex.split(command)
     assert words[0] == "obverse"
-    verb, options = words[1], [word for word in words[2:] if re.match(r"--?[a-z]", word)]
+    verb = words[1:3] if words[1] in ("train", "weights") else words[1:2]
+    options = [word for word in words[2:] if re.match(r"--?[a-z]", word)]
     with pytest.raises(SystemExit) as stop:
-        cli.main([verb, "--help"])
+        cli.main([*verb, "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
     assert [option for option in options if not re.search(rf"(?<![\w-]){option}\b", text)] == []
