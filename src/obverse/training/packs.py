@@ -1,7 +1,7 @@
 """A collection of objects in one small file, to train from on a machine that has only that file.
 
 Positions and texture coordinates are float16, faces uint16 where they fit, textures JPEG of at most 128 pixels a
-side; each object is compressed by LZMA. The 1,682 training objects of the embedded model take 25 MB so.
+side; each object is compressed by LZMA.
 """
 
 from __future__ import annotations
