@@ -495,5 +495,5 @@ def _weights(raw_density: Tensor, t: Tensor) -> Tensor:
 
 
 def widened_sigmoid(raw: Tensor) -> Tensor:
-    """Raw colour → from −0.001 to 1.001, so that black and white can be reached (mip-NeRF, Barron et al. 2021)."""
+    """Raw colour [...] → [...] from −0.001 to 1.001, so that 0 and 1 can be reached (mip-NeRF, Barron et al. 2021)."""
     return torch.sigmoid(raw) * (1 + 2 * WIDENED) - WIDENED

@@ -396,7 +396,7 @@ def constants(config: Config) -> dict[str, Tensor]:
 
 
 def window(image: Tensor, fill: float) -> tuple[int, int, int]:
-    """Left, top and side, in pixels, of the square around the object in which it spans the share ``fill``.
+    """Image [H, W, 3 or 4] → left, top and side, in pixels, of the square in which the object spans ``fill``.
 
     Raises:
         InputError: the image has no colour, or nothing that says where the object is and is not square.

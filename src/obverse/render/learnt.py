@@ -9,6 +9,7 @@ direction of view.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ EMPTY = -12.0  # raw density of empty space: 0.0006 per object unit, which may b
 
 
 @dataclass(frozen=True)
-class LearntField:
+class LearntField(ABC):
     """What both kinds share: nodes ``step`` apart from ``low`` on, ``counts`` of them along each axis."""
 
     parameters: dict[str, Tensor]
@@ -49,21 +50,21 @@ class LearntField:
         return self.low, (x, y, z)
 
     @property
+    @abstractmethod
     def neighbours(self) -> Tensor:
         """Pairs of rows [P, 2] int32 that lie side by side, in the order of space; a border's is its own neighbour."""
-        raise NotImplementedError
 
     def to(self, device: torch.device) -> LearntField:
         """The same field on a device."""
         return replace(self, parameters={name: value.to(device) for name, value in self.parameters.items()})
 
+    @abstractmethod
     def raw_density(self, points: Tensor) -> Tensor:
         """World points [N, 3] → raw densities [N]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def raw_color(self, points: Tensor) -> Tensor:
         """World points [N, 3] → raw colours [N, 3]."""
-        raise NotImplementedError
 
     def density_or_sdf(self, points: Tensor) -> Tensor:
         """World points [N, 3] → densities [N], per object unit."""
