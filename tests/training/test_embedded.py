@@ -94,6 +94,20 @@ def test_the_loss_is_small_for_the_truth_and_large_for_its_opposite(collection):
     assert opposite["cells"] > 5 and opposite["dice"] > 0.9
 
 
+def test_a_thin_column_counts_as_much_as_a_thick_one_where_columns_are_taken_apart(collection):
+    batch = dict(gather(collection, np.arange(1), None))
+    cells = torch.zeros(1, 64, 64, 64, dtype=batch["occupancy"].dtype)
+    cells[0, 10:50, 10:20], cells[0, 30:32, 40:50] = 1, 1  # a thick slab and a thin one of as many columns
+    batch["occupancy"] = cells
+    wrong_thin, wrong_thick = (Oracle(batch) for _ in range(2))
+    wrong_thin.answer.occupancy[0, :, 40:50] = -8
+    wrong_thick.answer.occupancy[0, :, 10:20] = -8
+    thin, thick = loss(wrong_thin, batch), loss(wrong_thick, batch)
+    assert float(thin["columns"]) == pytest.approx(float(thick["columns"]), abs=0.01)
+    assert float(thin["columns"]) == pytest.approx(0.5, abs=0.01)
+    assert thin["dice"] < 0.1 * thick["dice"]
+
+
 def test_an_unknown_elevation_is_not_learnt(collection):
     batch = dict(gather(collection, np.arange(4), None))
     batch["elevation_deg"] = torch.full((4,), float("nan"))
