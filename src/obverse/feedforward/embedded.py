@@ -31,6 +31,7 @@ from ..formats.files import atomic_write
 from ..photo import Subject
 from ..weights import load_strict, read_checkpoint
 from .inflate import FLAT_WIDTH, poisson_bulge
+from .rim import tapered
 
 OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
 EDGES = ("nearest", "constant", "constant")  # beyond the frustum: depth goes on, columns have no say
@@ -291,8 +292,8 @@ def frustum_field(logits: Tensor, colors: Tensor, rgba: np.ndarray, camera: Came
     alpha = rgba[..., 3]
     solid = alpha > 0.5
     inside = _inside(rgba, columns)
-    values = _within_columns(logits, inside)
     outline = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    values = _rounded(_within_columns(logits, inside), outline.astype(np.float32), inside)
     outline = ndimage.gaussian_filter(outline.astype(np.float32), 0.7) * (2 / len(rgba))
     distance = float(camera.positions.norm())
     half = distance * camera.width / 2 / float(camera.intrinsics[0, 0])
@@ -370,6 +371,15 @@ def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
     values = values[:, nearest[0], nearest[1]]
     finer = f.interpolate(values[None, None], scale_factor=2.0, mode="trilinear", align_corners=False)[0, 0]
     return torch.from_numpy(ndimage.gaussian_filter(finer.numpy(), CELL_BLUR, mode="nearest"))
+
+
+def _rounded(values: Tensor, outline: np.ndarray, inside: Tensor) -> Tensor:
+    """Values [2 D, 2 C, 2 C] thinned out towards the outline [G, G] (pixels of G); columns [C, C] inside it."""
+    size, columns = values.shape[-1], inside.shape[-1]
+    rows, cols = _nearest(inside.numpy())
+    width = local_width(inside.numpy())[rows, cols].repeat(size // columns, 0).repeat(size // columns, 1)
+    coarse = cv2.resize(outline, (size, size), interpolation=cv2.INTER_AREA) * (size / len(outline))
+    return torch.from_numpy(tapered(values.numpy(), coarse, width * (size // columns), columns=columns))
 
 
 def _inside(rgba: np.ndarray, columns: int) -> Tensor:
