@@ -69,6 +69,22 @@ def test_a_failing_method_is_named_and_the_rest_is_done(objects, tmp_path, capsy
     assert "inflate on box-p0: NoObjectError: nothing there" in (tmp_path / "table.md").read_text()
 
 
+def test_a_damaged_object_is_left_out_and_the_rest_is_done(objects, tmp_path, capsys):
+    folder, out = tmp_path / "objects", tmp_path / "report"
+    folder.mkdir()
+    whole = (objects / "box.glb").read_bytes()
+    (folder / "box.glb").write_bytes(whole)
+    (folder / "cut.glb").write_bytes(whole[: len(whole) // 2])
+    code, text, err = run("evaluate", "--objects", folder, "-o", out, "--json", *SMALL, capsys=capsys)
+    assert code == 4 and "1 of 2 cases were left out" in err and "cut-p0 is left out: InputError" in err
+    record = json.loads(text)
+    assert (record["cases"], record["left_out"]) == (1, 1) and record["methods"]["inflate"]["chamfer"]["objects"] == 1
+    assert "1 case of 1 object left out" in (out / "table.md").read_text()
+    (folder / "box.glb").unlink()
+    code, _, err = run("evaluate", "--objects", folder, "-o", tmp_path / "none", *SMALL, capsys=capsys)
+    assert code == 6 and "none of 1 cases can be used" in err
+
+
 def test_one_asset_is_judged_by_its_truth(objects, tmp_path, capsys):
     box = objects / "box.glb"
     code, text, err = run("evaluate", box, "--truth", box, "-o", tmp_path, "--json", *COARSE, capsys=capsys)

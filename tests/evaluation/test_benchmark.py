@@ -216,6 +216,32 @@ def test_a_method_that_always_fails_still_has_its_line(objects, tmp_path, cheap)
     assert "| never | 2 | 2 |" in table and "- never on gso_ball-p0: ValueError: no" in table
 
 
+def test_objects_that_cannot_be_used_are_left_out_and_named(objects, tmp_path, cheap):
+    folder, output, calls = tmp_path / "objects", tmp_path / "report", []
+    folder.mkdir()
+    whole = (objects / "box.glb").read_bytes()
+    (folder / "box.glb").write_bytes(whole)
+    (folder / "cut.glb").write_bytes(whole[: len(whole) // 2])
+    line = trimesh.Trimesh([[0, 0, 0], [0, 0.5, 0], [0, 1, 0]], [[0, 1, 2]], process=False)  # a face without area
+    line.export(folder / "line.ply")
+    (folder / "other.glb").write_bytes(whole)
+    one, chosen = Entrant("m", counting(calls), ""), make_cases(folder, SMALL)
+    write_mesh(trimesh.creation.box(), folder / "other.glb")
+    heard = []
+    records = run(chosen, [one], SMALL, objects=folder, output=output, listener=lambda *said: heard.append(said[:2]))
+    assert calls == ["box-p0"]
+    assert heard == [("box-p0", "m"), ("cut-p0", ""), ("line-p0", ""), ("other-p0", "")]
+    content = write_report(output, records, [one], SMALL)
+    assert list(content["groups"]["all"]) == ["m"] and content["groups"]["all"]["m"]["cases"] == 1
+    assert [row["object"] for row in content["left_out"]] == ["cut", "line", "other"] and not content["failures"]
+    table = (output / "table.md").read_text()
+    assert "1 objects, 1 cases" in table and "3 cases of 3 objects left out" in table
+    assert "- left out: cut-p0: InputError" in table and "cut off" in table
+    assert "line.ply covers 0 pixels of its photo" in table and "is not the file" in table
+    with pytest.raises(InputError, match="none of 3 cases can be used; cut-p0"):
+        run(chosen[1:], [one], SMALL, objects=folder, output=output)
+
+
 def test_names_of_methods_must_differ_and_be_file_names(objects, tmp_path):
     for names in (["a", "a"], ["../a"]):
         with pytest.raises(UsageError, match="name of its own"):

@@ -18,7 +18,7 @@ from ..evaluation.benchmark import BASELINES, Entrant, entrant, run, score_pair
 from ..evaluation.cases import make_cases, read_cases, write_cases
 from ..evaluation.protocols import Protocol, grid, protocol_named
 from ..evaluation.report import interval, write_report
-from ..evaluation.summary import ALL, REFERENCE, Metric, image_metrics, shape_metrics
+from ..evaluation.summary import ALL, DONE, LEFT_OUT, REFERENCE, Metric, image_metrics, shape_metrics
 from ..formats.files import atomic_write
 from ..formats.meshes import read_mesh
 from ..photo import Subject
@@ -88,7 +88,9 @@ def evaluate_objects(objects: Path, output: Path, job: EvaluateJob, console: Con
     """Run the methods over the objects, write the report, and say what came of it.
 
     Raises:
-        PartialFailure: a method failed on some case; the report is written and names them.
+        PartialFailure: a method failed on some case, or an object cannot be used; the report is written and names
+            them.
+        InputError: no object can be used.
     """
     names = check_methods(job.methods)
     if job.cases is not None:
@@ -104,17 +106,20 @@ def evaluate_objects(objects: Path, output: Path, job: EvaluateJob, console: Con
     write_cases(output / "cases.json", cases, protocol)
     metrics = [*image_metrics(), *shape_metrics(protocol.lead, protocol)]
     shown = [metric for metric in metrics if metric.name in SHORT]
-    teller = _Teller(console, shown, len(cases) * len(entrants))
+    teller = _Teller(console, shown, len(cases), len(entrants))
     records = run(cases, entrants, protocol, objects=objects, output=output, listener=teller)
     content = write_report(output, records, entrants, protocol)
     methods = content["groups"][ALL]
     short = {name: {m.name: row[m.key] for m in shown} | {"failed": row["failed"]} for name, row in methods.items()}
-    record = {"status": "done", "output": str(output), "cases": len(cases), "methods": short}
-    console.result(record, _text(output, len(cases), methods, shown))
+    out = len(content["left_out"])
+    record = {"status": "done", "output": str(output), "cases": len(cases) - out, "left_out": out, "methods": short}
+    console.result(record, _text(output, len(cases) - out, methods, shown))
+    faults = [f"{out} of {len(cases)} cases were left out, as their objects cannot be used"] if out else []
     if content["failures"]:
+        faults.append(f"{len(content['failures'])} of {len(records) - out} runs failed")
+    if faults:
         raise PartialFailure(
-            f"{len(content['failures'])} of {len(records)} runs failed; {output / 'table.md'} names them, the others "
-            "are done. Run again to try them again"
+            f"{'; '.join(faults)}; {output / 'table.md'} names them, the others are done. Run again to try them again"
         )
 
 
@@ -207,12 +212,17 @@ def check_inputs(asset: Path | None, truth: Path | None, objects: Path | None) -
 class _Teller:
     """Says each record as it becomes known."""
 
-    def __init__(self, console: Console, metrics: Sequence[Metric], total: int) -> None:
-        self.console, self.metrics, self.total, self.count = console, metrics, total, 0
+    def __init__(self, console: Console, metrics: Sequence[Metric], cases: int, entrants: int) -> None:
+        self.console, self.metrics, self.entrants = console, metrics, entrants
+        self.total, self.count = cases * entrants, 0
 
     def __call__(self, case: str, method: str, record: dict[str, Any]) -> None:
+        if record["status"] == LEFT_OUT:
+            self.total -= self.entrants
+            self.console.say(f"  {case} is left out: {record['error']}")
+            return
         self.count += 1
-        if record["status"] == "done":
+        if record["status"] == DONE:
             found = (f"{m.title} {_number(m.of(record), m.digits)}" for m in self.metrics)
             what = f"{', '.join(found)}  ({record['seconds']:.1f} s)"
         else:

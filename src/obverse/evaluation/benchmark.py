@@ -3,7 +3,8 @@
 Methods are handed in as callables; nothing here knows how they work. Every score is stored as JSON the moment it is
 known, under a key of everything it depends on, so an interrupted run goes on where it stopped, and a change of the
 method's settings, of the protocol or of a case computes anew what it touches. A method that fails on a case is
-counted and named in the report, and tried again by the next run.
+counted and named in the report, and tried again by the next run. A case whose object cannot be used is left out for
+every method, and is counted and named too: it says nothing about any of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from ..cameras import Cameras, framing_distance, orbit
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..formats.files import atomic_write
 from ..photo import Subject
 from ..render.triangles import render_mesh
@@ -36,7 +37,8 @@ from .images import lpips_available, over
 from .outside import outer_surface, sound
 from .placement import by_outline
 from .protocols import Protocol
-from .sweep import Sweep, judge, sweep_of, view_means
+from .summary import DONE, FAILED, LEFT_OUT
+from .sweep import LEAST_PIXELS, Sweep, judge, sweep_of, view_means
 
 STRIP_AZIMUTHS, STRIP_ELEVATION, STRIP_CELL = (0.0, 90.0, 180.0, 270.0), 15.0, 160
 SCORES_VERSION = 1  # raised when scores of the same inputs change
@@ -86,35 +88,58 @@ def run(
         listener: told each record as it becomes known.
 
     Returns:
-        Records, see ``score``; those of failures have ``status`` "failed" and an ``error``.
+        Records, see ``score``; those of failures have ``status`` "failed" and an ``error``. A case whose object is
+        missing, damaged, not the one it was made from, or not to be seen has a single record instead, of no method,
+        with ``status`` "left out" and an ``error``.
 
     Raises:
-        UsageError: names repeat. InputError: an object is missing or has changed. OutputError: nothing can be written.
+        UsageError: names repeat. InputError: no object can be used. OutputError: nothing can be written.
     """
     names = [one.name for one in entrants]
     if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
         raise UsageError(f"methods are {', '.join(names)}; each must have a name of its own that can be a file name")
+    tell = listener or (lambda case, method, record: None)
     records = []
     for case in cases:
-        scene: Scene | None = None
-        sweep: Sweep | None = None
-        for one in entrants:
-            place = output / "results" / one.name / f"{case.id}.json"
-            key = fingerprint(case, one, protocol)
-            record = stored(place, key)
+        places = [output / "results" / one.name / f"{case.id}.json" for one in entrants]
+        keys = [fingerprint(case, one, protocol) for one in entrants]
+        known = [stored(place, key) for place, key in zip(places, keys, strict=True)]
+        ready: tuple[Any, ...] | dict[str, Any] = _set_up(case, objects, protocol) if None in known else ()
+        if isinstance(ready, dict):
+            records.append(ready)
+            tell(case.id, "", ready)
+            continue
+        if ready:
+            atomic_write(output / "inputs" / f"{case.id}.png", png_bytes(ready[0].photo))
+            atomic_write(output / "truth" / f"{case.id}.png", png_bytes(truth_strip(ready[0])))
+        for one, place, key, record in zip(entrants, places, keys, known, strict=True):
             if record is None:
-                if scene is None or sweep is None:
-                    scene = stage(case, objects)
-                    sweep = sweep_of(scene, protocol)
-                    atomic_write(output / "inputs" / f"{case.id}.png", png_bytes(scene.photo))
-                    atomic_write(output / "truth" / f"{case.id}.png", png_bytes(truth_strip(scene)))
-                record = _attempt(one, scene, sweep, protocol, place.with_suffix(".png"))
+                record = _attempt(one, *ready, protocol, place.with_suffix(".png"))
                 record["key"] = key
                 atomic_write(place, (json.dumps(record, indent=1) + "\n").encode())
             records.append(record)
-            if listener:
-                listener(case.id, one.name, record)
+            tell(case.id, one.name, record)
+    if cases and all(record["status"] == LEFT_OUT for record in records):
+        raise InputError(f"none of {len(cases)} cases can be used; {records[0]['case']}: {records[0]['error']}")
     return records
+
+
+def _set_up(case: Case, objects: Path, protocol: Protocol) -> tuple[Scene, Sweep] | dict[str, Any]:
+    """A case's scene and the truth from all around, or the record that says why it is left out."""
+    try:
+        scene = stage(case, objects)
+        shown = int((np.asarray(scene.photo)[..., 3] > 127).sum())
+        if shown < LEAST_PIXELS:
+            raise InputError(
+                f"{case.object} covers {shown} pixels of its photo, at least {LEAST_PIXELS} are needed to see it; "
+                "check that it has faces with area, or take it out of the folder"
+            )
+        return scene, sweep_of(scene, protocol)
+    except Exception as error:  # whatever a damaged file sets off must not stop the others
+        return {
+            "case": case.id, "object": case.name, "group": case.group, "method": "", "seed": case.seed,
+            "status": LEFT_OUT, "error": f"{type(error).__name__}: {error}",
+        }  # fmt: skip
 
 
 def fingerprint(case: Case, one: Entrant, protocol: Protocol) -> str:
@@ -129,7 +154,7 @@ def stored(path: Path, key: str) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    fits = isinstance(record, dict) and record.get("key") == key and record.get("status") == "done"
+    fits = isinstance(record, dict) and record.get("key") == key and record.get("status") == DONE
     return record if fits else None
 
 
@@ -226,9 +251,9 @@ def _attempt(one: Entrant, scene: Scene, sweep: Sweep, protocol: Protocol, pictu
         scores = score(mesh, scene, sweep, protocol)
         shown = _result_strip(mesh, scene, scores)
     except Exception as error:  # a failure is a result, and must not stop the others
-        return {**record, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+        return {**record, "status": FAILED, "error": f"{type(error).__name__}: {error}"}
     atomic_write(picture, png_bytes(shown))
-    return {**record, "status": "done", "seconds": round(seconds, 3), "faces": len(mesh.faces), **scores}
+    return {**record, "status": DONE, "seconds": round(seconds, 3), "faces": len(mesh.faces), **scores}
 
 
 def _result_strip(mesh: trimesh.Trimesh, scene: Scene, scores: dict[str, Any]) -> Image.Image:

@@ -20,7 +20,7 @@ from .benchmark import STRIP_AZIMUTHS, STRIP_CELL, Entrant
 from .images import lpips_available
 from .plots import Line, Panel, draw_panels
 from .protocols import Protocol
-from .summary import ALL, PARTS, REFERENCE, Metric, Record, image_metrics, shape_metrics, summarise
+from .summary import ALL, DONE, PARTS, REFERENCE, Metric, Record, image_metrics, shape_metrics, summarise
 
 CURVES = (("psnr_db", "PSNR, dB"), ("psnr_visible_db", "PSNR of visible surface, dB"),
           ("psnr_hidden_db", "PSNR of hidden surface, dB"), ("ssim", "SSIM"), ("mask_iou", "mask IoU"))  # fmt: skip
@@ -65,6 +65,8 @@ def table(content: dict[str, Any]) -> str:
         "",
         f"{first['objects']} objects, {first['cases']} cases. Protocol `{protocol.name}`: {protocol.source}.",
     ]
+    if content["left_out"]:
+        lines.append(f"{_counted(content['left_out'])} left out, in no number here; named under Failures.")
     if protocol.differs:
         lines.append(f"Ours on our objects, so not comparable with printed figures. {protocol.differs}")
     lines += ["", *_legend(protocol, content)]
@@ -86,7 +88,9 @@ def table(content: dict[str, Any]) -> str:
     if spread:
         lines += ["", "## Standard deviation over seeds", "", *_spread_rows(spread, protocol)]
     lines += ["", "## Failures", ""]
-    lines += [f"- {f['method']} on {f['case']}: {_one_line(f['error'])}" for f in content["failures"]] or ["None."]
+    lines += [f"- {f['method']} on {f['case']}: {_one_line(f['error'])}" for f in content["failures"]]
+    lines += [f"- left out: {f['case']}: {_one_line(f['error'])}" for f in content["left_out"]]
+    lines += [] if content["failures"] or content["left_out"] else ["None."]
     lines += ["", "## Methods", "", *(f"- {name}: {about}" for name, about in content["methods"].items())]
     return "\n".join(lines) + "\n"
 
@@ -95,6 +99,12 @@ _PART_WORDS = {"placed": "placed by the photo's outline", "aligned": "aligned", 
 # Left out where tables would grow too wide; report.json has them all.
 _SIDES = ("chamfer_to_truth", "chamfer_from_truth")
 _KINDS = ("distance_visible", "distance_hidden")
+
+
+def _counted(left_out: Sequence[dict[str, str]]) -> str:
+    """How much was left out, in words."""
+    cases, objects = len(left_out), len({row["object"] for row in left_out})
+    return f"{cases} case{'s' if cases > 1 else ''} of {objects} object{'s' if objects > 1 else ''}"
 
 
 def _legend(protocol: Protocol, content: dict[str, Any]) -> list[str]:
@@ -212,7 +222,7 @@ def contact_sheet(
     if not chosen:
         return None
     metric = shape_metrics(protocol.lead, protocol)[0]
-    distance = {(r["method"], r["case"]): metric.of(r) for r in records if r["status"] == "done"}
+    distance = {(r["method"], r["case"]): metric.of(r) for r in records if r["status"] == DONE}
     columns, height = 1 + 2 * len(STRIP_AZIMUTHS), STRIP_CELL + LABEL
     sheet = Image.new("RGB", (GAP + columns * STRIP_CELL + 3 * GAP, GAP + len(chosen) * (height + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)

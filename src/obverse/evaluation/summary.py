@@ -13,6 +13,7 @@ from .protocols import Protocol
 from .statistics import RESAMPLES, difference, estimate
 from .sweep import view_means
 
+DONE, FAILED, LEFT_OUT = "done", "failed", "left out"  # what ``status`` says in a record
 REFERENCE = "inflate"  # differences are to this method
 ALL = "all"
 PARTS = ("placed", "aligned", "raw")  # of the geometry, in the order of the tables
@@ -81,8 +82,11 @@ def summarise(records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
         ``groups``: "all", and each group when there are several → method → counts and, by metric, an estimate;
         ``differences``: the same for each method less ``inflate``, by object; ``curves``: per method and kind of
         angle, bins with estimates; ``seeds``: spread of means over seeds where there are several; ``ranking``: each
-        method's cases from the best to the worst.
+        method's cases from the best to the worst; ``failures`` and ``left_out``: which cases, and why. Cases that
+        were left out are in none of the others.
     """
+    left_out = [{"case": r["case"], "object": r["object"], "error": r["error"]} for r in records if _is_out(r)]
+    records = [record for record in records if not _is_out(record)]
     groups = sorted({record["group"] for record in records})
     chosen = {ALL: list(records)}
     if len(groups) > 1:
@@ -96,14 +100,19 @@ def summarise(records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
         "seeds": {method: _seed_spread(found, metrics) for method, found in _by_method(records).items()},
         "ranking": {method: ranking(found, protocol.lead) for method, found in _by_method(records).items()},
         "failures": [
-            {"case": r["case"], "method": r["method"], "error": r["error"]} for r in records if r["status"] != "done"
+            {"case": r["case"], "method": r["method"], "error": r["error"]} for r in records if r["status"] == FAILED
         ],
+        "left_out": left_out,
     }
+
+
+def _is_out(record: Record) -> bool:
+    return bool(record["status"] == LEFT_OUT)
 
 
 def ranking(records: Sequence[Record], part: str) -> list[str]:
     """Cases one method did, from the least Chamfer distance in a part of the records to the largest."""
-    done = sorted((r[part]["chamfer"], r["case"]) for r in records if r["status"] == "done")
+    done = sorted((r[part]["chamfer"], r["case"]) for r in records if r["status"] == DONE)
     return [case for _, case in done]
 
 
@@ -148,7 +157,7 @@ def _bin(views: dict[str, list[Record]], label: str) -> dict[str, Any]:
 def _methods(records: Sequence[Record], metrics: Sequence[Metric]) -> dict[str, Any]:
     table = {}
     for method, found in _by_method(records).items():
-        done = [record for record in found if record["status"] == "done"]
+        done = [record for record in found if record["status"] == DONE]
         row: dict[str, Any] = {
             "cases": len(found),
             "failed": len(found) - len(done),
@@ -197,7 +206,7 @@ def _values(records: Sequence[Record], metric: Metric) -> ByObject:
     """A metric's values by object, of the records that have it."""
     found: ByObject = defaultdict(list)
     for record in records:
-        if record["status"] == "done" and (value := metric.of(record)) is not None:
+        if record["status"] == DONE and (value := metric.of(record)) is not None:
             found[record["object"]].append(value)
     return dict(found)
 
