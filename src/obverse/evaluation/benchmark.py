@@ -104,7 +104,7 @@ def run(
         places = [output / "results" / one.name / f"{case.id}.json" for one in entrants]
         keys = [fingerprint(case, one, protocol) for one in entrants]
         known = [stored(place, key) for place, key in zip(places, keys, strict=True)]
-        ready: tuple[Any, ...] | dict[str, Any] = _set_up(case, objects, protocol) if None in known else ()
+        ready: Any = _set_up(case, objects, protocol) if None in known else None
         if isinstance(ready, dict):
             records.append(ready)
             tell(case.id, "", ready)
