@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from obverse.apps import cli
 from obverse.cameras import Cameras, orbit
 from obverse.errors import InputError, MissingPackageError, UsageError, WeightsError
-from obverse.feedforward import dino, dinov2, openlrm
+from obverse.feedforward import dino, dinov2, lrm, openlrm
 from obverse.photo import read_photo
 from obverse.render.fields import Field
 from obverse.render.volume import camera_rays
@@ -162,7 +162,7 @@ def test_rays_and_images_are_the_published_ones(solid, cameras, case):
     jitter = case["u_coarse"].reshape(128, 8), case["u_fine"] * 8 - torch.arange(8)  # theirs lie anywhere in 0–1
     background = case["bg_colors"][0, :, 0, None, None, None]
     with torch.no_grad():
-        color, alpha, distance = openlrm.render(solid, cameras, samples=16, background=background, jitter=jitter)
+        color, alpha, distance = lrm.render(solid, cameras, samples=16, background=background, jitter=jitter)
     same(color.movedim(-1, 1), case["images_rgb"][0])
     same(alpha, case["images_weight"][0, :, 0])
     same(distance, case["images_depth"][0, :, 0])
@@ -189,12 +189,12 @@ def test_the_camera_that_is_told_is_the_camera_of_the_photo():
 def test_without_jitter_an_image_is_the_same_every_time_and_rays_beside_the_box_see_the_background(solid):
     away = orbit(0.0, distance=4.0, fov_deg=80.0, size=6)
     with torch.no_grad():
-        first, second = (openlrm.render(solid, away, samples=8, background=0.3) for _ in range(2))
+        first, second = (lrm.render(solid, away, samples=8, background=0.3) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     same(first[0][0, 0, 0], torch.full((3,), 0.3))
     assert first[1][0, 0, 0] == 0 and first[1][0, 3, 3] > 0
     with pytest.raises(UsageError, match="samples is 7"):
-        openlrm.render(solid, away, samples=7)
+        lrm.render(solid, away, samples=7)
 
 
 def test_it_is_a_field_in_the_world_frame(solid):

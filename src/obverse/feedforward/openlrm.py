@@ -17,7 +17,6 @@ world frame: x, y, z of theirs are +X, −Z, +Y of ours.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -27,22 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cameras import Cameras, background_for, orbit
-from ..errors import InputError, UsageError, WeightsError
+from ..cameras import Cameras, orbit
+from ..errors import InputError, WeightsError
 from ..photo import Subject
-from ..render.volume import camera_rays, compositing_weights, intersect_box, resample
 from ..weights import Checkpoint, compare, load_strict, read_checkpoint, renamer, resolve, shapes
-from . import dino, dinov2
-from .triplane import Attention, Mlp, PlaneAxes, TriplaneField, linear, mlp, outputs
+from . import dino, dinov2, lrm
+from .triplane import Attention, Mlp, PlaneAxes, TriplaneField, linear, mlp
 
 FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")  # the first two are of 1.1, the last is of 1.0
 AXES: PlaneAxes = (("+x", "-z"), ("+x", "+y"), ("+y", "-z"))  # their (x, y), (x, z), (z, y)
 DISTANCE, FOCAL = 2.0, 0.75  # of the published cameras: object units, and shares of the image's width
 FILL = 0.8  # of the picture, by the object's longest side: the published preprocessing leaves a border of 0.2
 DRAFT = 512  # side to which it reduces the picture, by areas, before it resizes that by points
-DENSITY_BIAS = -1.0
-WIDENED = 0.001  # by which colours may leave 0–1 at either end
-RAYS = 4096  # marched at once
 
 
 @dataclass(frozen=True)
@@ -158,16 +153,7 @@ class OpenLRM(nn.Module):
 
     def field(self, planes: Tensor) -> TriplaneField:
         """Planes [3, C, H, H] of one picture → the field, in the world frame."""
-        return TriplaneField(
-            planes.float(),
-            AXES,
-            self.config.radius,
-            shape=outputs(self.decoder, 0, 1),
-            paint=outputs(self.decoder, 1, 4),
-            raw_level=math.log(math.expm1(self.config.density)) - DENSITY_BIAS,
-            activate=lambda raw: F.softplus(raw + DENSITY_BIAS),
-            rgb=lambda raw: widened_sigmoid(raw).clamp(0, 1),
-        )
+        return lrm.density_field(planes, AXES, self.config.radius, self.decoder, density=self.config.density)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -257,7 +243,7 @@ def assign(
     positions = f"encoder.model.{module.POSITIONS}"
     apart = {}
     for name in shapes(network, published):
-        whole, third = stacked(name, config)
+        whole, third = lrm.stacked(name, alike=config.width == config.encoder.width)
         apart[name] = tensors[whole] if third is None else tensors[whole].chunk(3)[third]
     apart[positions] = module.resized_positions(tensors[positions], config.image_size // config.encoder.patch)
     keep = ("decoder", "upsample")
@@ -270,7 +256,7 @@ def layout(network: OpenLRM) -> dict[str, tuple[int, ...]]:
     config, encoder = network.config, network.config.encoder
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes(network, names(config)).items():
-        whole, third = stacked(name, config)
+        whole, third = lrm.stacked(name, alike=config.width == config.encoder.width)
         found[whole] = shape if third is None else (3 * shape[0], *shape[1:])
     module = dino if config.version == "1.0" else dinov2
     return {**found, f"encoder.model.{module.POSITIONS}": (1, 1 + encoder.stored_grid**2, encoder.width)}
@@ -285,37 +271,12 @@ def names(config: Config) -> Callable[[str], str]:
             *(dino.PUBLISHED if old else dinov2.PUBLISHED),
             (r"^camera\.", "camera_embedder.mlp."),
             (r"^tokens$", "transformer.pos_embed" if old else "pos_embed"),
-            (r"^norm\.", "transformer.norm."),
             (r"^blocks\.(\d+\.norm\d)\.change\.", r"transformer.layers.\1.mlp.1."),
-            (r"^blocks\.(\d+)\.mlp\.up\.", r"transformer.layers.\1.mlp.0."),
-            (r"^blocks\.(\d+)\.mlp\.down\.", r"transformer.layers.\1.mlp.3."),
-            (r"^blocks\.(.*)\.to_([qkv])\.weight$", r"transformer.layers.\1.\2_proj_weight"),
-            (r"^blocks\.(.*)\.to_out\.", r"transformer.layers.\1.out_proj."),
-            (r"^blocks\.", "transformer.layers."),
+            *lrm.BLOCKS,
             (r"^upsample\.", "transformer.deconv." if old else "upsampler."),
             (r"^decoder\.", "synthesizer.decoder.net."),
         ]
     )
-
-
-STACKED = (
-    (re.compile(r"(_attn\.)([qkv])_proj_weight$"), r"\1in_proj_weight"),
-    (re.compile(r"(\.attn\.)([qkv])(\.\w+)$"), r"\1qkv\3"),  # of DINOv2
-)
-
-
-def stacked(name: str, config: Config) -> tuple[str, int | None]:
-    """The tensor that holds a projection of queries, keys or values, and which third of its rows; None: all of it.
-
-    The three of an attention are one tensor wherever they take vectors of one width. To the picture that is so only
-    in the sizes whose transformer is as wide as its encoder.
-    """
-    if "cross_attn" in name and config.width != config.encoder.width:
-        return name, None
-    for pattern, whole in STACKED:
-        if found := pattern.search(name):
-            return pattern.sub(whole, name), "qkv".index(found[2])
-    return name, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -350,16 +311,10 @@ def centred(rgba: Tensor) -> Tensor:
     side = round(max(height, width) / FILL)
     picture = torch.ones(side, side, 3)
     y, x = (side - height) // 2, (side - width) // 2
-    picture[y : y + height, x : x + width] = over_white(rgba[top:bottom, left:right])
+    picture[y : y + height, x : x + width] = lrm.over_white(rgba[top:bottom, left:right])
     if side <= DRAFT:
         return picture
     return F.interpolate(picture.movedim(-1, 0)[None], (DRAFT, DRAFT), mode="area")[0].movedim(0, -1)
-
-
-def over_white(image: Tensor) -> Tensor:
-    """An image [..., 3 or 4], straight alpha → its colours [..., 3] over white."""
-    rgb, alpha = image[..., :3], image[..., 3:]
-    return rgb * alpha + (1 - alpha) if alpha.numel() else rgb
 
 
 def on_white(image: Tensor, size: int) -> Tensor:
@@ -370,7 +325,7 @@ def on_white(image: Tensor, size: int) -> Tensor:
     """
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] not in (3, 4):
         raise InputError(f"the image is {list(image.shape)}, it must be [H, H, 3 or 4]; crop it to a square")
-    rgb = over_white(image).movedim(-1, 0)[None]
+    rgb = lrm.over_white(image).movedim(-1, 0)[None]
     return F.interpolate(rgb, (size, size), mode="bicubic", align_corners=True)[0].clamp(0, 1)
 
 
@@ -391,109 +346,3 @@ def precision(network: OpenLRM) -> AbstractContextManager:
     """The context a network is run in: matrices in their own precision, everything else in float32."""
     weight = linear(network.camera, 0).weight
     return torch.autocast(weight.device.type, dtype=weight.dtype, enabled=weight.dtype != torch.float32)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Images of the field, as the published renderer makes them (that of EG3D, Chan et al. 2022, changed)
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def render(
-    field: TriplaneField,
-    cameras: Cameras,
-    *,
-    samples: int = 96,
-    background: float | Tensor = 1.0,
-    jitter: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Images of a field by the published rule, which ``render_field`` follows less closely.
-
-    Between two neighbouring samples colour and raw density are their mean, and the density is activated after that.
-    Half of the samples are placed where the other half found weight. A sample outside the box empties the parts on
-    either side of it.
-
-    Args:
-        field: of ``reconstruct``.
-        cameras: V views. Rays that miss the box are marched too, between the nearest and the farthest entry of the
-            others, and distances are clamped to those of all samples; so they depend on what is rendered together.
-        samples: along each ray, even; the published numbers are in ``PUBLISHED``.
-        background: grey value, or a tensor that broadcasts to [V, H, W, 3].
-        jitter: [R, samples / 2] each, of all rays in order: where in its step a sample of the first half sits, and
-            where in its part of the distribution one of the second. They published draw at random even at the end;
-            here all are 0.5 by default, and an image is the same every time.
-
-    Returns:
-        Colour [V, H, W, 3], alpha [V, H, W], and mean distance along the ray [V, H, W], object units.
-
-    Raises:
-        UsageError: ``samples`` is odd or below 8.
-        InputError: the background does not fit.
-    """
-    if samples < 8 or samples % 2:
-        raise UsageError(f"samples is {samples}, it must be an even number of at least 8; 96 is the published one")
-    raw = replace(field, activate=lambda value: value, rgb=widened_sigmoid)
-    origins, directions = (side.reshape(-1, 3) for side in camera_rays(cameras))
-    directions = F.normalize(directions, dim=-1)
-    box = torch.tensor([[-field.radius] * 3, [field.radius] * 3]).to(origins)
-    near, far = intersect_box(origins, directions, box)
-    hit = far > near
-    if bool(hit.any()):
-        near, far = torch.where(hit, near, near[hit].min()), torch.where(hit, far, near[hit].max())
-    found, span = [], []
-    for part in torch.arange(len(near), device=near.device).split(RAYS):
-        given = (None, None) if jitter is None else (jitter[0][part], jitter[1][part])
-        image, t = _march(raw, (origins[part], directions[part]), (near[part], far[part]), samples, given)
-        found.append(image)
-        span.append(torch.stack([t.min(), t.max()]))
-    image = torch.cat(found).reshape(-1, cameras.height, cameras.width, 5)
-    low, high = torch.stack(span)[:, 0].min(), torch.stack(span)[:, 1].max()
-    color, alpha, distance = image[..., :3], image[..., 3], image[..., 4] / image[..., 3]
-    paper = background_for(cameras, torch.as_tensor(background), color)
-    return color + (1 - alpha[..., None]) * paper, alpha, distance.nan_to_num(math.inf).clamp(low, high)
-
-
-def _march(
-    raw: TriplaneField,
-    rays: tuple[Tensor, Tensor],
-    ends: tuple[Tensor, Tensor],
-    samples: int,
-    jitter: tuple[Tensor | None, Tensor | None],
-) -> tuple[Tensor, Tensor]:
-    """Rays [R, 3] → [R, 5]: premultiplied colour, alpha, alpha · distance; and the samples' distances, ascending."""
-    near, far = ends[0][:, None], ends[1][:, None]
-    half = samples // 2
-    first = 0.5 if jitter[0] is None else jitter[0]
-    t = near + (far - near) * (torch.arange(half).to(near) + first) / (half - 1)
-    density, color = _ask(raw, rays, t)
-    with torch.no_grad():
-        middles = 0.5 * (t[:, 1:] + t[:, :-1])
-        seen = _weights(density, t)
-        wide = F.avg_pool1d(F.max_pool1d(seen[:, None], 2, 1, padding=1), 2, 1)[:, 0] + 0.01
-        # Between the middles of parts k and k + 1 they draw by the weight of part k + 1; the last middle is unused.
-        more = resample(middles[:, :-1], wide[:, 1:-1] + 1e-5, half, jitter[1])
-    t, order = torch.cat([t, more], -1).sort(dim=-1)
-    density, color = (torch.cat(both, 1) for both in zip((density, color), _ask(raw, rays, more), strict=True))
-    density, color = density.gather(1, order), color.gather(1, order[..., None].expand(-1, -1, 3))
-    weight = _weights(density, t)
-    shade = (weight[..., None] * 0.5 * (color[:, 1:] + color[:, :-1])).sum(1)
-    distance = weight * 0.5 * (t[:, 1:] + t[:, :-1])
-    return torch.cat([shade, weight.sum(1, keepdim=True), distance.sum(1, keepdim=True)], -1), t
-
-
-def _ask(raw: TriplaneField, rays: tuple[Tensor, Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw density [R, S], −∞ outside the box, and colour [R, S, 3] at distances t [R, S]."""
-    points = (rays[0][:, None] + t[..., None] * rays[1][:, None]).reshape(-1, 3)
-    inside = (points.abs() <= raw.radius).all(-1)
-    density = torch.where(inside, raw.density_or_sdf(points), -math.inf)
-    return density.reshape(t.shape), raw.color(points).reshape(*t.shape, 3)
-
-
-def _weights(raw_density: Tensor, t: Tensor) -> Tensor:
-    """Shares [R, S − 1] of the parts between samples, from raw densities and distances [R, S]."""
-    middle = 0.5 * (raw_density[:, 1:] + raw_density[:, :-1])
-    return compositing_weights(F.softplus(middle + DENSITY_BIAS), t.diff(dim=-1))
-
-
-def widened_sigmoid(raw: Tensor) -> Tensor:
-    """Raw colour [...] → [...] from −0.001 to 1.001, so that 0 and 1 can be reached (mip-NeRF, Barron et al. 2021)."""
-    return torch.sigmoid(raw) * (1 + 2 * WIDENED) - WIDENED

@@ -257,15 +257,15 @@ def compositing_weights(densities: Tensor, lengths: Tensor) -> Tensor:
     return torch.exp(-before) * -torch.expm1(-thickness)
 
 
-def widened(weights: Tensor) -> Tensor:
+def widened(weights: Tensor, floor: float | None = None) -> Tensor:
     """Weights [R, S] that reach their neighbours and are nowhere 0, to draw samples by.
 
-    Half the larger of each two neighbours' maxima, as in mip-NeRF (Barron et al. 2021, equation 18), and PADDING of
-    the ray's largest possible weight shared evenly.
+    Half the larger of each two neighbours' maxima, as in mip-NeRF (Barron et al. 2021, equation 18), and ``floor``, by
+    default PADDING of the ray's largest possible weight shared evenly.
     """
     pairs = torch.maximum(weights[:, 1:], weights[:, :-1])
     left, right = torch.cat([weights[:, :1], pairs], -1), torch.cat([pairs, weights[:, -1:]], -1)
-    return 0.5 * (left + right) + PADDING / weights.shape[-1]
+    return 0.5 * (left + right) + (PADDING / weights.shape[-1] if floor is None else floor)
 
 
 def resample(edges: Tensor, weights: Tensor, count: int, jitter: Tensor | None = None) -> Tensor:
