@@ -158,10 +158,10 @@ def fit(
     if len(start) > gaussians:
         raise UsageError(f"the start has {len(start)} Gaussians, more than the {gaussians} allowed; raise the cap")
     targets = _Targets.of(views, recipe.background)
-    state = _State.begin(start, recipe, seed)
+    state = FitState.begin(start, recipe, seed)
     contract = {"recipe": asdict(recipe), "seed": seed, "gaussians": gaussians, "views": list(views.images.shape)}
     if checkpoint is not None and Path(checkpoint).exists():
-        state = _State(**load_state(checkpoint, contract))
+        state = FitState(**load_state(checkpoint, contract))
     began, stopped = time.monotonic(), "done"
     while state.step < recipe.steps:
         seen = _step(state, targets, hints, recipe, gaussians)
@@ -177,7 +177,7 @@ def fit(
         if _flat(state, recipe):
             stopped = "plateau"
             break
-    final = prune(_gaussians(state.parameters))
+    final = prune(gaussians_of(state.parameters))
     return Fitted(final, state.step, stopped, tuple(state.losses))  # type: ignore[arg-type]
 
 
@@ -214,7 +214,7 @@ class _Targets:
 
 
 @dataclass
-class _State:
+class FitState:
     """All that changes while fitting; what a checkpoint holds."""
 
     parameters: Parameters
@@ -231,8 +231,9 @@ class _State:
     best_step: int = 0
 
     @classmethod
-    def begin(cls, start: Gaussians, recipe: Recipe, seed: int) -> _State:
-        parameters = _parameters(start[densify.morton_order(start.means)], recipe.sh_degree)
+    def begin(cls, start: Gaussians, recipe: Recipe, seed: int) -> FitState:
+        """Before the first step, in an order that keeps neighbours together."""
+        parameters = parameters_of(start[densify.morton_order(start.means)], recipe.sh_degree)
         zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
         count = len(start)
         return cls(
@@ -257,7 +258,7 @@ class _State:
         self.pull, self.met = torch.zeros(len(order.source)), torch.zeros(len(order.source))
 
 
-def _step(state: _State, targets: _Targets, hints: Hints, recipe: Recipe, cap: int) -> float:
+def _step(state: FitState, targets: _Targets, hints: Hints, recipe: Recipe, cap: int) -> float:
     """One view, one gradient, one move; growth when it is due → the view's PSNR before the move, in dB."""
     generator = state.generator()
     if not state.queue:
@@ -266,7 +267,7 @@ def _step(state: _State, targets: _Targets, hints: Hints, recipe: Recipe, cap: i
     for value in state.parameters.values():
         value.requires_grad_(True).grad = None
     camera = targets.cameras[view] if targets.cameras.world_to_camera.ndim > 2 else targets.cameras
-    gaussians = _gaussians(state.parameters)
+    gaussians = gaussians_of(state.parameters)
     seen = render(gaussians, camera, background=recipe.background)
     loss = _loss(seen, targets, view, hints, recipe.weights)
     if recipe.growth.strategy == "relocate":
@@ -278,15 +279,15 @@ def _step(state: _State, targets: _Targets, hints: Hints, recipe: Recipe, cap: i
             raise InputError(
                 f"the loss became {difference} at step {state.step}; lower the rates, or check the cameras"
             )
-        _note_pull(state, seen, camera)
+        note_pull(state, seen, camera)
         state.step += 1
         state.losses.append(difference)
         state.smoothed = difference if state.step == 1 else 0.98 * state.smoothed + 0.02 * difference
         quality = losses.psnr(seen.color[0].clamp(0, 1), targets.images[view])
-        rate = _adam(state, recipe)
+        rate = adam(state, recipe)
         for name in list(state.parameters):
             state.parameters[name] = state.parameters[name].detach()
-        _grow(state, recipe, cap, rate, generator)
+        grow(state, recipe, cap, rate, generator)
     state.random = generator.get_state()
     return quality
 
@@ -302,17 +303,16 @@ def _loss(seen: Rendering, targets: _Targets, view: int, hints: Hints, weights: 
     return loss
 
 
-def _note_pull(state: _State, seen: Rendering, camera: Cameras) -> None:
+def note_pull(state: FitState, seen: Rendering, camera: Cameras) -> None:
     """Add this view's gradients of projected centres, per half image; Gaussians it does not see are not counted."""
     state.pull += seen.statistics.center_gradients[0] * (0.5 * max(camera.width, camera.height))
     state.met += seen.statistics.visible[0]
 
 
-def _adam(state: _State, recipe: Recipe) -> float:
+def adam(state: FitState, recipe: Recipe) -> float:
     """Move every parameter by Adam (Kingma & Ba 2015) → the positions' rate at this step."""
     rates = recipe.rates
-    along = min(1.0, state.step / recipe.steps)
-    means = math.exp((1 - along) * math.log(rates.means[0]) + along * math.log(rates.means[1]))
+    means = position_rate(rates, state.step, recipe.steps)
     rate = {
         "means": means, "dc": rates.colors, "rest": rates.colors / 20, "opacities": rates.opacities,
         "scales": rates.scales, "quats": rates.quats,
@@ -330,7 +330,13 @@ def _adam(state: _State, recipe: Recipe) -> float:
     return means
 
 
-def _grow(state: _State, recipe: Recipe, cap: int, rate: float, generator: torch.Generator) -> None:
+def position_rate(rates: Rates, step: int, steps: int) -> float:
+    """The positions' rate after a step: log-linear from the first to the last (Kerbl et al. 2023)."""
+    along = min(1.0, step / steps)
+    return math.exp((1 - along) * math.log(rates.means[0]) + along * math.log(rates.means[1]))
+
+
+def grow(state: FitState, recipe: Recipe, cap: int, rate: float, generator: torch.Generator) -> None:
     """Add and remove Gaussians when the recipe says so."""
     growth = recipe.growth
     due = growth.start <= state.step <= growth.stop * recipe.steps and state.step % growth.every == 0
@@ -365,7 +371,7 @@ def _grow(state: _State, recipe: Recipe, cap: int, rate: float, generator: torch
         state.second["opacities"].zero_()
 
 
-def _flat(state: _State, recipe: Recipe) -> bool:
+def _flat(state: FitState, recipe: Recipe) -> bool:
     """Whether the running mean of the loss has stopped falling, once growth is over."""
     if state.smoothed < (1 - recipe.plateau) * state.best:
         state.best, state.best_step = state.smoothed, state.step
@@ -378,7 +384,7 @@ def _flat(state: _State, recipe: Recipe) -> bool:
 # --------------------------------------------------------------------------------------------- parameters
 
 
-def _parameters(gaussians: Gaussians, degree: int) -> Parameters:
+def parameters_of(gaussians: Gaussians, degree: int) -> Parameters:
     """Gaussians → unconstrained float32 tensors: logarithms of scales, logits of opacities."""
     count, coefficients = len(gaussians), (degree + 1) ** 2
     sh = torch.nn.functional.pad(gaussians.sh, (0, 0, 0, max(0, coefficients - gaussians.sh.shape[-2])))
@@ -395,7 +401,8 @@ def _parameters(gaussians: Gaussians, degree: int) -> Parameters:
     return {name: value.detach().to(torch.float32).clone().contiguous() for name, value in parameters.items()}
 
 
-def _gaussians(parameters: Parameters) -> Gaussians:
+def gaussians_of(parameters: Parameters) -> Gaussians:
+    """Unconstrained tensors → Gaussians, differentiable."""
     sh = torch.cat([parameters["dc"], parameters["rest"]], 1) if "rest" in parameters else parameters["dc"]
     return Gaussians(
         parameters["means"],
