@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_CODES, OutputError, UsageError
+from . import data as data_commands
 from . import train as train_commands
 from . import weights as weights_commands
 from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(train_commands.app, name="train")
+app.add_typer(data_commands.app, name="data")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]
