@@ -1,0 +1,1 @@
+"""Photo → consistent views by diffusion; one file per family."""
