@@ -55,6 +55,31 @@ class SampledOnGrids(Protocol):
         ...
 
 
+@runtime_checkable
+class FlexiField(Field, Protocol):
+    """A Field that was trained through FlexiCubes: on a grid of its own, whose samples it moves and whose cubes it
+    weighs. Its values need not be distances, even if its kind says so."""
+
+    @property
+    def cells(self) -> int:
+        """Cubes along a side of the bounds, which are a cube."""
+        ...
+
+    @property
+    def corners(self) -> tuple[tuple[int, int, int], ...]:
+        """Steps from a cube's lowest corner to each of the eight, in the order that its weights are in: along x first,
+        then y, then z, of a right-handed frame that need not be the world's."""
+        ...
+
+    def offsets(self, index: Tensor) -> Tensor:
+        """Samples' indices [n, 3] (int64) → how far they are moved [n, 3], in the world frame."""
+        ...
+
+    def cube_weights(self, index: Tensor) -> Tensor:
+        """Indices of cubes' lowest corners [n, 3] (int64) → raw weights [n, 21], see ``surface.flexicubes``."""
+        ...
+
+
 @dataclass(frozen=True)
 class CallableField:
     """A Field from two functions, for tests, scripts and shapes known in closed form."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError
 from ..parallel import kernel
-from ..render.fields import Field, SampledOnGrids, insideness
+from ..render.fields import Field, FlexiField, SampledOnGrids, insideness
 from ..topology import components, drop_unused
 from .nets import surface_nets
 
@@ -69,10 +70,7 @@ def extract(
         InputError: the field is empty, or solid everywhere, or answers NaN, or has unusable bounds.
     """
     _check_options(resolution, mode, chunk, min_component)
-    grid = _Grid.over(field, resolution)
-    query = _Query(field, grid, chunk, _asker(field, grid))
-    volume, evaluated = _sample_dense(query) if mode == "dense" else _sample_sparse(query)
-    clipped = _check_filled(volume, field)
+    grid, volume, evaluated, clipped = sampled(field, resolution, mode=mode, chunk=chunk)
     vertices, faces = surface_nets(volume)
     faces, voids, crumbs = keep_parts(vertices, faces, min_component=min_component)
     vertices, faces = drop_unused(vertices, faces)
@@ -101,7 +99,7 @@ def _check_options(resolution: int, mode: str, chunk: int, min_component: float)
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Samples at ``low + step * index`` for index in [0, shape); cubic cells, centred on the field's bounds."""
 
     low: NDArray[np.float64]
@@ -109,7 +107,7 @@ class _Grid:
     shape: tuple[int, int, int]
 
     @classmethod
-    def over(cls, field: Field, resolution: int) -> _Grid:
+    def over(cls, field: Field, resolution: int) -> Grid:
         low, high = (np.asarray(side, np.float64) for side in field.bounds)
         size = high - low
         if low.shape != (3,) or not np.isfinite(size).all() or not (size > 0).all():
@@ -122,14 +120,41 @@ class _Grid:
         return cls((low + high) / 2 - cells * step / 2, step, (x, y, z))
 
 
+def sampled(
+    field: Field, resolution: int, *, mode: str, chunk: int = 32768, closed: bool = False
+) -> tuple[Grid, NDArray[np.float32], float, bool]:
+    """A field's insideness on a grid over its bounds, densely or near its surface as ``extract`` says.
+
+    Args:
+        field: the solid.
+        resolution: cells along the longest side of the bounds.
+        mode: ``"sparse"`` or ``"dense"``.
+        chunk: points per query of the field.
+        closed: make the outermost samples those of the outside, by changing their sign if need be.
+
+    Returns:
+        The grid, insideness [X, Y, Z] with ±1 where it was not asked, the share that was, and whether the solid
+        reaches the border.
+
+    Raises:
+        InputError: the field is empty, or solid everywhere, or answers NaN, or has unusable bounds.
+    """
+    grid = Grid.over(field, resolution)
+    query = _Query(field, grid, chunk, _asker(field, grid), closed)
+    volume, evaluated = _sample_dense(query) if mode == "dense" else _sample_sparse(query)
+    return grid, volume, evaluated, _check_filled(volume, field, bool(query.turned))
+
+
 @dataclass(frozen=True)
 class _Query:
     """Asks a field for its insideness at samples of a grid."""
 
     field: Field
-    grid: _Grid
+    grid: Grid
     chunk: int
     ask: Callable[[NDArray[np.int64]], Tensor]
+    closed: bool = False
+    turned: list[int] = dataclass_field(default_factory=list)  # counts of samples that ``closed`` put outside
 
     def __call__(self, flat: NDArray[np.int64]) -> NDArray[np.float32]:
         """Flat sample numbers [n] → insideness [n], float32."""
@@ -146,10 +171,19 @@ class _Query:
                         "check the weights it was made with, or replace NaN by a value outside the solid"
                     )
                 values[start : start + len(part)] = answer.clamp(-1e29, 1e29).numpy()
+                if self.closed:
+                    self._close(values[start : start + len(part)], index)
         return values
 
+    def _close(self, values: NDArray[np.float32], index: NDArray[np.int64]) -> None:
+        """Put the outermost of some samples [n] at indices [n, 3] outside, in place."""
+        full = ((index == 0) | (index == np.array(self.grid.shape) - 1)).any(axis=1) & (values > 0)
+        values[full] *= -1
+        if full.any():
+            self.turned.append(int(full.sum()))
 
-def _asker(field: Field, grid: _Grid) -> Callable[[NDArray[np.int64]], Tensor]:
+
+def _asker(field: Field, grid: Grid) -> Callable[[NDArray[np.int64]], Tensor]:
     """How a field is asked for its insideness at sample indices [n, 3]: by a way of its own, if it has one."""
     if isinstance(field, SampledOnGrids):
         with torch.no_grad():
@@ -176,7 +210,7 @@ def _sample_sparse(query: _Query) -> tuple[NDArray[np.float32], float]:
     same = [inside[i : i + blocks[0], j : j + blocks[1], k : k + blocks[2]] for i, j, k in np.ndindex(2, 2, 2)]
     sign = at_centres > 0
     wanted = np.any([corner != sign for corner in same], axis=0)
-    if query.field.kind == "sdf":
+    if query.field.kind == "sdf" and not isinstance(query.field, FlexiField):  # whose distances are learned
         wanted |= np.abs(at_centres) <= HALF_DIAGONAL * (BLOCK + 1) * query.grid.step
     else:
         wanted = _ring(wanted)
@@ -248,8 +282,8 @@ def _grow(volume, known, wanted):  # type: ignore[no-untyped-def]
                                 wanted[i, j, k] = True
 
 
-def _check_filled(volume: NDArray[np.float32], field: Field) -> bool:
-    """Refuse a volume without a surface; true if the solid reaches the border of the grid."""
+def _check_filled(volume: NDArray[np.float32], field: Field, clipped: bool) -> bool:
+    """Refuse a volume without a surface; true if the solid reaches the border of the grid, or is known to."""
     inside = volume > 0
     if not inside.any():
         raise EmptyFieldError(
@@ -262,7 +296,7 @@ def _check_filled(volume: NDArray[np.float32], field: Field) -> bool:
             "no surface; move the level or widen the bounds"
         )
     border = [inside[0], inside[-1], inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]]
-    clipped = any(side.any() for side in border)
+    clipped |= any(side.any() for side in border)
     if clipped:
         logger.warning("the solid reaches the bounds of its field and was closed flat there; widen the bounds")
     return clipped
