@@ -182,12 +182,13 @@ def ball(points):
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
 def test_a_field_becomes_a_closed_mesh_and_only_surface_cubes_are_weighed(mode):
     field = Shape(ball, shift=0.02)
+    field.cells = 32
     assert isinstance(field, FlexiField)
     mesh = fc.extract_flexicubes(field, mode=mode)
     assert check_watertight(mesh).ok and check_watertight(mesh).genus == 0
-    assert np.abs(np.linalg.norm(mesh.vertices - 0.12, axis=1) - 0.5).max() < 0.015
-    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.125, rel=0.08)  # chords of a ball four cells in radius
-    assert len(mesh.vertices) == field.asked < 0.2 * 16**3
+    assert np.abs(np.linalg.norm(mesh.vertices - 0.12, axis=1) - 0.5).max() < 0.004
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.125, rel=0.03)
+    assert len(mesh.vertices) == field.asked < 0.1 * 32**3
     assert not mesh.metadata["clipped"] and (mesh.metadata["evaluated"] < 1) == (mode == "sparse")
 
 
