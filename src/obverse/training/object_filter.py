@@ -191,9 +191,7 @@ def _pieces(mesh: trimesh.Trimesh, limits: Limits) -> tuple[dict[str, float], li
     measures = {"pieces": float(count), "second_thing": second, "plate": plate}
     reasons = []
     if second > limits.second:
-        reasons.append(
-            f"several objects: {len(things)} apart from each other, the second {100 * second:.0f} % as large"
-        )
+        reasons.append(f"several objects: {len(things)} that do not touch, the second {100 * second:.0f} % as large")
     if plate > limits.plate:
         reasons.append(f"watermark or ground: a flat separate piece is {100 * plate:.0f} % of the surface")
     return measures, reasons

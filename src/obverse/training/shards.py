@@ -138,9 +138,7 @@ def open_shards(source: str | Path) -> ShardedViews:
                 names.append(name)
                 objects.append(tuple(views))
     if not objects:
-        raise InputError(
-            f"{source} holds no object with two views; render again, decisions.jsonl says what was left out"
-        )
+        raise InputError(f"{source} holds no object with two views; decisions.jsonl says what was left out")
     return ShardedViews(tuple(paths), tuple(names), tuple(objects))
 
 
@@ -157,15 +155,11 @@ def _members(path: Path, number: int) -> dict[str, list[View]]:
                 if member.isfile() and kind in ("png", "json"):
                     found.setdefault(key, {})[kind] = (member.offset_data, member.size)
     except (OSError, ValueError, tarfile.TarError) as error:
-        raise InputError(
-            f"{path} is a damaged shard ({error}); delete it and render again, or copy it again"
-        ) from error
+        raise InputError(f"{path} is a damaged shard ({error}); render or copy it again") from error
     objects: dict[str, list[View]] = {}
     for key, parts in sorted(found.items()):
         if len(parts) < 2:
-            raise InputError(
-                f"{path} is a damaged shard ({key} lacks its picture or camera); delete it and render again"
-            )
+            raise InputError(f"{path} is a damaged shard ({key} lacks its picture or camera); render it again")
         objects.setdefault(key.rpartition("/")[0], []).append(View(number, parts["png"], parts["json"]))
     return objects
 

@@ -109,9 +109,7 @@ def checked(views: int, size: int) -> int:
     if views < 2:
         raise UsageError(f"{views} views per object were asked for; a pair needs 2, the published set has {VIEWS}")
     if not 16 <= size <= 2048:
-        raise UsageError(
-            f"views of {size} pixels were asked for, 16 to 2048 are possible; the published set has {SIZE}"
-        )
+        raise UsageError(f"views of {size} pixels were asked for, 16 to 2048 can be; the published set has {SIZE}")
     return views
 
 
