@@ -1,12 +1,18 @@
-"""The splat renderer: times, how many lanes are useful, and gsplat's torch path on the same scenes.
+"""The splat renderer: times, how many lanes are useful, and two peers on the same scenes.
 
-Run: python benchmarks/splats.py [--threads 2] [--repeats 10] [--scenes abcd] [--gsplat PATH] [--busy]
+Run: python benchmarks/splats.py [--threads 2] [--repeats 10] [--scenes abcd] [--gsplat PATH] [--opensplat PATH]
+    [--busy]
 
 PATH is an unpacked wheel or checkout of gsplat (github.com/nerfstudio-project/gsplat). Its
 ``gsplat/cuda/_torch_impl.py`` is the peer: pure torch, but it needs a CUDA kernel to find (Gaussian, pixel) pairs and
 the nerfacc package to multiply transmittances along pixels. This script supplies both: pairs from our own tile lists,
 cut to alpha ≥ 1/255 and found outside the clock, and a scan in torch. So the peer's time is its arithmetic alone, on
 the fewest pairs possible.
+
+The other peer is OpenSplat's rasteriser for the CPU (github.com/pierotofy/OpenSplat), C++ on libtorch; its PATH is the
+folder with the module that ``opensplat.cpp`` says how to build. A view at a time, as it has no batches: its projection,
+which is torch, and its rasteriser, with our colours, under torch's automatic differentiation. The table also gives the
+rasteriser alone; ours is then sorting, dealing and compositing, and backward the walk over the tiles.
 
 Scenes: a bumpy sphere over half of the image, field of view 49.1°. a: 256², 10k Gaussians. b: 512², 100k. c: 512²,
 1M of less than a pixel. d: 8 views of 128², 16k. Times are minima: other processes only ever add to them.
@@ -16,6 +22,7 @@ On a busy machine wall times say little; --busy measures the processor time of o
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import math
 import platform
@@ -25,6 +32,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +91,13 @@ class Timing:
 
     forward: float
     backward: float
+
+    def __str__(self) -> str:
+        return f"{self.forward:.1f} / {self.backward:.1f}"
+
+    def over(self, other: Timing) -> str:
+        """How many times slower than another."""
+        return f"{self.forward / other.forward:.0f}× / {self.backward / other.backward:.0f}×"
 
 
 def timed(scene: Gaussians, cameras: Cameras, repeats: int, *, depth: bool = False) -> Timing:
@@ -318,6 +333,13 @@ def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: 
         theirs = [part.grad for part in parts]
         for part in parts:
             part.grad = None
+    return Timing(1000 * best[0], 1000 * best[1]), apart_from(parts, cameras, weights, color, theirs)
+
+
+def apart_from(
+    parts: list[Tensor], cameras: Cameras, weights: Tensor, color: Tensor, theirs: list[Tensor | None]
+) -> dict[str, float]:
+    """How far a peer's picture and gradients are from ours, as ``peer`` says."""
     seen = render(Gaussians(*parts), cameras)
     torch.autograd.backward([seen.color, seen.alpha], [weights, weights[..., 0].contiguous()])
     apart = (seen.color - color).detach().abs()
@@ -326,7 +348,88 @@ def peer(module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: 
         assert part.grad is not None
         assert other is not None
         differences[name] = ((part.grad - other).norm() / other.norm()).item()
-    return Timing(1000 * best[0], 1000 * best[1]), differences
+    return differences
+
+
+def load_opensplat(path: Path) -> types.ModuleType:
+    """The module built by ``opensplat.cpp``."""
+    sys.path.insert(0, str(path))
+    return importlib.import_module("opensplat")
+
+
+class OpenSplat(torch.autograd.Function):
+    """OpenSplat's rasteriser over black: colour [H, W, 3] and transmittance [H, W]."""
+
+    spent: ClassVar = [0.0, 0.0]  # seconds in the rasteriser, forward and backward
+
+    @staticmethod
+    def forward(ctx: Any, module: types.ModuleType, size: tuple[int, int], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs: centres, conics, colours, opacities, covariances, depths."""
+        centers, conics, colors, opacities, covariances, depths = (part.detach() for part in inputs)
+        ctx.given = (*size, centers, conics, colors, opacities, torch.zeros(3), covariances, depths)
+        start = clock()
+        color, ctx.through, ctx.pixels = module.rasterize(*ctx.given)
+        OpenSplat.spent[0] += clock() - start
+        ctx.module = module
+        return color, ctx.through
+
+    @staticmethod
+    def backward(ctx: Any, color_gradient: Tensor, through_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the first four inputs."""
+        start = clock()
+        found = ctx.module.rasterize_backward(
+            *ctx.given, ctx.through, ctx.pixels, color_gradient.contiguous(), -through_gradient.contiguous()
+        )
+        OpenSplat.spent[1] += clock() - start
+        centers, conics, colors, opacities = found
+        conics = conics * torch.tensor([1.0, 2.0, 1.0])  # theirs is that of one of two equal entries of a matrix
+        return None, None, centers, conics, colors, opacities.reshape(ctx.given[5].shape), None, None
+
+
+def opensplat_images(module: types.ModuleType, parts: list[Tensor], cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """OpenSplat's colour over white [V, H, W, 3] and alpha [V, H, W]."""
+    means, quats, scales, opacities, sh = parts
+    colors, near, far = (0.5 + 0.28209479177387814 * sh[:, 0]).clamp_min(0), 0.01, 100.0
+    width, height = cameras.width, cameras.height
+    images = []
+    for world_to_camera, lens in zip(cameras.world_to_camera, cameras.intrinsics, strict=True):
+        fx, fy, cx, cy = (lens[i, j].item() for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        clip = torch.zeros(4, 4)
+        clip[0, 0], clip[1, 1], clip[3, 2] = 2 * fx / width, 2 * fy / height, 1
+        clip[2, 2], clip[2, 3] = (far + near) / (far - near), -2 * far * near / (far - near)
+        centers, _, conics, covariances, _ = module.project(
+            means, scales, quats, world_to_camera, clip @ world_to_camera, (fx, fy, cx, cy), height, width, near
+        )
+        # In order of the depths it returns, near objects come out wrong; in order of distance along +Z they agree.
+        depths = (means @ world_to_camera[2, :3] + world_to_camera[2, 3]).detach()
+        given = (centers, conics, colors, opacities[:, None], covariances, depths)
+        color, through = OpenSplat.apply(module, (width, height), *given)
+        images.append((color + through[..., None], 1 - through))
+    seen, alpha = (torch.stack(part) for part in zip(*images, strict=True))
+    return seen, alpha
+
+
+def peer_opensplat(
+    module: types.ModuleType, scene: Gaussians, cameras: Cameras, repeats: int
+) -> tuple[Timing, Timing, dict[str, float]]:
+    """OpenSplat from Gaussians to pictures and back → times, of that the rasteriser's, and how far it is from ours."""
+    parts = [getattr(scene, name).clone().requires_grad_() for name in PARTS]
+    weights = torch.rand(len(cameras), cameras.height, cameras.width, 3, generator=torch.Generator().manual_seed(1))
+    best, raster, theirs = [math.inf] * 2, [math.inf] * 2, []
+    color = torch.empty(0)
+    for _ in range(repeats):
+        OpenSplat.spent = [0.0, 0.0]
+        start = clock()
+        color, alpha = opensplat_images(module, parts, cameras)
+        middle = clock()
+        torch.autograd.backward([color, alpha], [weights, weights[..., 0].contiguous()])
+        best = [min(best[0], middle - start), min(best[1], clock() - middle)]
+        raster = [min(pair) for pair in zip(raster, OpenSplat.spent, strict=True)]
+        theirs = [part.grad for part in parts]
+        for part in parts:
+            part.grad = None
+    whole, of_it = (Timing(1000 * pair[0], 1000 * pair[1]) for pair in (best, raster))
+    return whole, of_it, apart_from(parts, cameras, weights, color, theirs)
 
 
 def report_scenes(names: str, repeats: int, limits: list[float]) -> None:
@@ -363,11 +466,32 @@ def report_peer(path: Path, names: str, repeats: int) -> None:
         scene, cameras = bumpy_sphere(count), views(size, number)
         theirs, differences = peer(module, scene, cameras, max(3, repeats // 3))
         ours = timed(scene, cameras, repeats)
-        ratios = f"{theirs.forward / ours.forward:.0f}× / {theirs.backward / ours.backward:.0f}×"
-        print(f"| {name} | {theirs.forward:.0f} / {theirs.backward:.0f} | {ours.forward:.1f} / {ours.backward:.1f} | "
-              f"{ratios} |")  # fmt: skip
+        print(f"| {name} | {theirs} | {ours} | {theirs.over(ours)} |")
         table.append((name, differences))
-    print("\n| apart from gsplat | " + " | ".join(table[0][1]) + " |\n" + "|---" * (1 + len(table[0][1])) + "|")
+    report_differences("gsplat", table)
+
+
+def report_opensplat(path: Path, names: str, repeats: int) -> None:
+    module = load_opensplat(path)
+    table = []
+    print(
+        "\n| scene | OpenSplat forward / backward | ours | ratio | rasteriser alone | ours | ratio |\n"
+        + "|---" * 7
+        + "|"
+    )
+    for name in names:
+        size, count, number = SCENES[name]
+        scene, cameras = bumpy_sphere(count), views(size, number)
+        whole, raster, differences = peer_opensplat(module, scene, cameras, max(3, repeats // 3))
+        ours, cost = timed(scene, cameras, repeats), stages(scene, cameras, repeats)
+        alone = Timing(sum(cost[k] for k in ("order", "deal", "composite")), cost["scatter"])
+        print(f"| {name} | {whole} | {ours} | {whole.over(ours)} | {raster} | {alone} | {raster.over(alone)} |")
+        table.append((name, differences))
+    report_differences("OpenSplat", table)
+
+
+def report_differences(peer_name: str, table: list[tuple[str, dict[str, float]]]) -> None:
+    print(f"\n| apart from {peer_name} | " + " | ".join(table[0][1]) + " |\n" + "|---" * (1 + len(table[0][1])) + "|")
     for name, differences in table:
         print(f"| {name} | " + " | ".join(f"{value:.1e}" for value in differences.values()) + " |")
 
@@ -378,6 +502,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--scenes", default="abcd")
     parser.add_argument("--gsplat", type=Path, help="checkout of gsplat to compare with")
+    parser.add_argument("--opensplat", type=Path, help="folder of the module built by opensplat.cpp")
     parser.add_argument("--busy", action="store_true", help="one thread, processor time instead of wall time")
     options = parser.parse_args()
     global clock
@@ -393,6 +518,8 @@ def main() -> None:
     print(f"{processor}, {threads} threads, minimum of {options.repeats}, {unit}; FMA limit {limits[0]:.0f} GFLOP/s "
           f"in 256-bit vectors, {limits[1]:.0f} in 512-bit ones, matrix product {product:.0f} GFLOP/s\n")  # fmt: skip
     report_scenes(options.scenes, options.repeats, limits)
+    if options.opensplat:
+        report_opensplat(options.opensplat, options.scenes, options.repeats)
     if options.gsplat:
         report_peer(options.gsplat, options.scenes.replace("c", ""), options.repeats)
 
