@@ -54,6 +54,10 @@ KNOWN: dict[str, Weights] = {
         "zxhezexin/openlrm-mix-base-1.1", ("model.safetensors",), 1041, "CC-BY-NC-4.0", commercial=False
     ),
     "lgm": Weights("ashawkey/LGM", ("model_fp16_fixrot.safetensors",), 830, "MIT", commercial=True),
+    # The file also holds networks that only training needs, so it is larger. The code is Apache-2.0.
+    "instantmesh": Weights(
+        "TencentARC/InstantMesh", ("instant_mesh_large.ckpt",), 1515, "unverified", commercial=False
+    ),
     # Neither code nor weights came with a licence that could be read; a survey reports MIT for the weights.
     "splatter-image": Weights(
         "szymanowiczs/splatter-image-multi-category-v1",

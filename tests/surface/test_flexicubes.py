@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from scipy.spatial import cKDTree
 
 from obverse.errors import InputError, UsageError
 from obverse.render.fields import FlexiField
 from obverse.surface import flexicubes as fc
 from obverse.surface.extract import EmptyFieldError, extract
 from obverse.surface.repair import check_watertight, make_watertight
+
+from ..parity.meshes import same_mesh
 
 CASE = Path(__file__).parents[1] / "parity" / "instantmesh"
 PUBLISHED = json.loads((CASE / "flexicubes.json").read_text())["cases"]
@@ -45,21 +46,6 @@ def drawn_weights(count):
 def case():
     with np.load(CASE / "flexicubes.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
-
-
-def triangles(faces):
-    """Each as it begins with its lowest vertex, in order."""
-    faces = np.asarray(faces)
-    first = faces.argmin(axis=1)
-    return sorted(map(tuple, np.take_along_axis(faces, (first[:, None] + np.arange(3)) % 3, axis=1).tolist()))
-
-
-def same_mesh(vertices, faces, expected_vertices, expected_faces, atol):
-    """The same but for the numbering of vertices and faces: cubes with several vertices order them otherwise."""
-    gap, number = cKDTree(np.asarray(vertices)).query(np.asarray(expected_vertices))
-    assert len(vertices) == len(expected_vertices) == len(set(number.tolist()))
-    assert gap.max() < atol
-    assert triangles(faces) == triangles(number[np.asarray(expected_faces)])
 
 
 @pytest.mark.parametrize("name", ["sphere6", "sphere6_w", "random10_w"])

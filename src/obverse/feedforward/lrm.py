@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -48,6 +49,24 @@ def stacked(name: str, *, alike: bool) -> tuple[str, int | None]:
         if found := pattern.search(name):
             return pattern.sub(whole, name), "qkv".index(found[2])
     return name, None
+
+
+def joined(apart: Mapping[str, tuple[int, ...]], *, alike: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes by key, queries, keys and values apart → the same as they are stored."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in apart.items():
+        whole, third = stacked(name, alike=alike)
+        found[whole] = shape if third is None else (3 * shape[0], *shape[1:])
+    return found
+
+
+def parted(tensors: Mapping[str, Tensor], names: Iterable[str], *, alike: bool) -> dict[str, Tensor]:
+    """Tensors as they are stored → those of the given names, queries, keys and values apart."""
+    found = {}
+    for name in names:
+        whole, third = stacked(name, alike=alike)
+        found[name] = tensors[whole] if third is None else tensors[whole].chunk(3)[third]
+    return found
 
 
 def density_field(

@@ -241,10 +241,7 @@ def assign(
     compare(tensors, layout(network), source=source, family=f"OpenLRM {config.version}")
     module = dino if config.version == "1.0" else dinov2
     positions = f"encoder.model.{module.POSITIONS}"
-    apart = {}
-    for name in shapes(network, published):
-        whole, third = lrm.stacked(name, alike=config.width == config.encoder.width)
-        apart[name] = tensors[whole] if third is None else tensors[whole].chunk(3)[third]
+    apart = lrm.parted(tensors, shapes(network, published), alike=config.width == config.encoder.width)
     apart[positions] = module.resized_positions(tensors[positions], config.image_size // config.encoder.patch)
     keep = ("decoder", "upsample")
     load_strict(network, apart, source=source, dtype=dtype, device=device, published=published, keep=keep)
@@ -254,10 +251,7 @@ def assign(
 def layout(network: OpenLRM) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of the checkpoint for a network; positions are stored for the encoder's own picture size."""
     config, encoder = network.config, network.config.encoder
-    found: dict[str, tuple[int, ...]] = {}
-    for name, shape in shapes(network, names(config)).items():
-        whole, third = lrm.stacked(name, alike=config.width == config.encoder.width)
-        found[whole] = shape if third is None else (3 * shape[0], *shape[1:])
+    found = lrm.joined(shapes(network, names(config)), alike=config.width == encoder.width)
     module = dino if config.version == "1.0" else dinov2
     return {**found, f"encoder.model.{module.POSITIONS}": (1, 1 + encoder.stored_grid**2, encoder.width)}
 

@@ -76,43 +76,56 @@ class TriplaneField:
             exponentials of them are, so that a mesh of them has fewer terraces.
         """
         first, rest = linear(self.shape, 0), self.shape[1:]
+        hidden = self.layer_on_grid(first.weight, first.bias, low, step, shape)
+        sign = 1.0 if self.kind == "density" else -1.0
+
+        def ask(index: Tensor) -> Tensor:
+            answers = [rest(hidden(part))[:, 0] for part in index.split(POINTS)]
+            return sign * (torch.cat(answers) - self.raw_level)
+
+        return ask
+
+    def layer_on_grid(
+        self, weight: Tensor, bias: Tensor | float, low: Sequence[float], step: float, shape: Sequence[int]
+    ) -> Callable[[Tensor], Tensor]:
+        """Prepare a linear layer of the joined features, [hidden, 3C] and [hidden], at a regular grid as ``on_grid``.
+
+        Returns:
+            A function from indices [n, 3] (int64) to the layer's values [n, hidden].
+        """
         pairs = [[signed_axis(name) for name in pair] for pair in self.axes]
         lines = [
             (low[a] + step * torch.arange(shape[a], dtype=torch.float64)).to(self.planes) / self.radius
             for a in range(3)
         ]
         tables = []
-        for plane, ((a, sign_a), (b, sign_b)) in zip(self._projected(first), pairs, strict=True):
+        for plane, ((a, sign_a), (b, sign_b)) in zip(self._projected(weight), pairs, strict=True):
             across, down = torch.meshgrid(sign_a * lines[a], sign_b * lines[b], indexing="ij")
             tables.append(sample(plane[None], torch.stack([across, down], -1).reshape(1, -1, 2))[0])
-        tables[0] = tables[0] + first.bias
+        tables[0] = tables[0] + bias
         table = torch.cat(tables)
         firsts, seconds = ([pair[i][0] for pair in pairs] for i in (0, 1))
         stride = torch.tensor([shape[b] for b in seconds], device=table.device)
         offset = torch.tensor([0, len(tables[0]), len(tables[0]) + len(tables[1])], device=table.device)
-        sign = 1.0 if self.kind == "density" else -1.0
 
-        def ask(index: Tensor) -> Tensor:
-            answers = []
-            for part in index.to(table.device).split(POINTS):
-                rows = part[:, firsts] * stride + part[:, seconds] + offset
-                answers.append(rest(F.embedding_bag(rows, table, mode="sum"))[:, 0])
-            return sign * (torch.cat(answers) - self.raw_level)
+        def hidden(index: Tensor) -> Tensor:
+            index = index.to(table.device)
+            return F.embedding_bag(index[:, firsts] * stride + index[:, seconds] + offset, table, mode="sum")
 
-        return ask
+        return hidden
 
     @cached_property
     def _shape_table(self) -> Tensor:
-        return table_of(self._projected(linear(self.shape, 0)))
+        return table_of(self._projected(linear(self.shape, 0).weight))
 
     @cached_property
     def _paint_table(self) -> Tensor:
-        return table_of(self._projected(linear(self.paint, 0)))
+        return table_of(self._projected(linear(self.paint, 0).weight))
 
-    def _projected(self, first: nn.Linear) -> Tensor:
-        """The planes after the first layer's part for each, without its bias: [3, hidden, H, W]."""
-        weight = first.weight.to(self.planes).reshape(first.out_features, 3, -1)
-        return torch.einsum("opc,pchw->pohw", weight, self.planes)
+    def _projected(self, weight: Tensor) -> Tensor:
+        """The planes after each one's part of a layer's weight [hidden, 3C]: [3, hidden, H, W]."""
+        parts = weight.to(self.planes).reshape(len(weight), 3, -1)
+        return torch.einsum("opc,pchw->pohw", parts, self.planes)
 
     def _ask(self, network: nn.Sequential, table: Tensor, points: Tensor) -> Tensor:
         """Raw answers [N, outputs] of one of the networks at world points [N, 3]."""
