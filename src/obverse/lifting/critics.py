@@ -50,11 +50,10 @@ class Asking:
     image_weight: float = 0.0  # of HiFA's term; 0.01 in threestudio's hifa.yaml
     resolution: int | None = None  # pixels a side that images are brought to first
     chunk: int | None = None  # images asked about at once, to bound memory; default: all
-    references: Cameras | None = None  # scale gradients by the angle to these views
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1 or (self.chunk is not None and self.chunk < 1):
-            XX
+            raise UsageError(f"rescale is {self.rescale}, chunk {self.chunk}; rescale is a share 0–1, chunk at least 1")
         if self.clip is not None and self.clip <= 0:
             raise UsageError(f"clip is {self.clip}, it must be above 0; None leaves gradients as they are")
         weight(self.weighting, torch.ones(1))
@@ -105,8 +104,8 @@ def question_for(denoiser: Denoiser, latents: Tensor, noise: Tensor, times: Tens
 class Sds:
     """A critic by score distillation; made by ``sds``."""
 
-    def __init__(self, denoiser: Denoiser, asking: Asking) -> None:
-        self.denoiser, self.asking = denoiser, asking
+    def __init__(self, denoiser: Denoiser, asking: Asking, references: Cameras | None = None) -> None:
+        self.denoiser, self.asking, self.references = denoiser, asking, references
 
     def __call__(self, images: Tensor, cameras: Cameras, moment: Moment) -> Criticism:
         """Gradient by the images [B, H, W, 3]."""
@@ -119,8 +118,8 @@ class Sds:
             parts.append(gradient)
             loss += value
         gradient = torch.cat(parts)
-        if self.asking.references is not None:
-            gradient = gradient * angular_scale(cameras, self.asking.references).to(gradient).view(-1, 1, 1, 1)
+        if self.references is not None:
+            gradient = gradient * angular_scale(cameras, self.references).to(gradient).view(-1, 1, 1, 1)
         share = 1 / len(images) if self.asking.average else 1.0
         figures = {"sds": share * loss, "time": float(times.float().mean())}
         return Criticism(share * gradient, figures)
@@ -159,14 +158,15 @@ class Sds:
         """Take over a checkpoint's content."""
 
 
-def sds(denoiser: Denoiser, asking: Asking | None = None) -> Sds:
+def sds(denoiser: Denoiser, asking: Asking | None = None, *, references: Cameras | None = None) -> Sds:
     """A critic by score distillation (Poole et al. 2022).
 
     Args:
         denoiser: frozen.
         asking: guidance scale, noise levels, weighting, and what bounds memory.
+        references: gradients are scaled by the angle to the nearest of these views (``angular_scale``).
     """
-    return Sds(denoiser, asking or Asking())
+    return Sds(denoiser, asking or Asking(), references)
 
 
 def resized(images: Tensor, size: int | None) -> Tensor:
@@ -193,7 +193,8 @@ class _Together:
         self.critics = critics
 
     def __call__(self, images: Tensor, cameras: Cameras, moment: Moment) -> Criticism:
-        total, figures = torch.zeros_like(images), {}
+        total = torch.zeros_like(images)
+        figures: dict[str, float] = {}
         for number, (share, critic) in enumerate(self.critics):
             gradient, said = critic(images, cameras, moment)
             total = total + share * gradient

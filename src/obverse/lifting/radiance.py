@@ -307,7 +307,7 @@ class _State:
             cells = hull_cells(start.hull, low, step, counts)
         made = begin(kind, outline, recipe.resolutions[0], cells, start, generator).to(device)
         least = least_densities(made, cells.to(device))
-        optimiser = _optimiser(made, recipe.rates)
+        optimiser = field_optimiser(made, recipe.rates)
         return cls(made, least, outline, recipe.resolutions[0], recipe.rates, optimiser, generator.get_state())
 
     @property
@@ -322,7 +322,7 @@ class _State:
         self.field = refine(self.field, self.outline, resolution, cells)
         self.resolution = resolution
         self.cells = least_densities(self.field, cells)
-        self.optimiser = _optimiser(self.field, self.rates)
+        self.optimiser = field_optimiser(self.field, self.rates)
 
     def content(self) -> dict[str, Any]:
         """What ``restore`` needs."""
@@ -344,14 +344,14 @@ class _State:
         self.cells, self.resolution, self.random = content["cells"].to(device), content["resolution"], content["random"]
         for name in KEPT:
             setattr(self, name, content[name])
-        self.optimiser = _optimiser(self.field, self.rates)
+        self.optimiser = field_optimiser(self.field, self.rates)
         self.optimiser.load_state_dict(content["optimiser"])
 
 
 KEPT = ("losses", "step", "smoothed", "best", "best_step")
 
 
-def _optimiser(made: LearntField, rates: FieldRates) -> torch.optim.Adam:
+def field_optimiser(made: LearntField, rates: FieldRates) -> torch.optim.Adam:
     """Adam (Kingma & Ba 2015) over a field's tensors, each with its own rate."""
     groups = []
     for name, value in made.parameters.items():
