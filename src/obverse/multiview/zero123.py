@@ -7,36 +7,52 @@ the same network trained on Objaverse-XL (arXiv 2307.05663); in Stable Zero123 t
     model = load("zero123-xl.ckpt")                # or a folder, or a Hub id
     views = model.views(read_photo("chair.jpg"), orbit_cameras([0, 90, 180, 270]), seed=0)
 
-The published world has +Z up, polar angles from there and azimuths counter-clockwise seen from above. Ours has +Y up
-and azimuth from +Z towards +X, which is counter-clockwise from above as well, so an elevation changes its sign here
-and an azimuth does not. The camera is always the same: 49.1° wide, its axis through the object's centre, no roll.
+Angles and pictures are converted in ``zero123_inputs``, file layouts in ``zero123_layouts``.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cameras import Cameras, look_at, orbit, pinhole
+from ..cameras import Cameras, Views
 from ..errors import InputError, UsageError, need
 from ..photo import Subject
+from ..weights import load_strict
+from . import zero123_layouts as layouts
+from .agreement import ELEVATIONS, Elevation, agreement, best_elevation
+from .sampling import Sampling, denoise, generators, scheduler_for
+from .zero123_inputs import (
+    Family,
+    as_published,
+    clip_pixels,
+    orbit_cameras,
+    pose_embedding,
+    pose_vector,
+    prepared,
+    spherical,
+)
 
-Family = Literal["zero123", "stable-zero123"]
+__all__ = [
+    "PUBLISHED", "Condition", "ConditionedDenoiser", "Family", "Sampling", "Sizes", "Zero123", "as_published", "build",
+    "load", "orbit_cameras", "pose_embedding", "pose_vector", "save", "save_checkpoint",
+]  # fmt: skip
 
-FOV_DEG = math.degrees(2 * math.atan(16 / 35))  # lens 35, sensor 32
-DISTANCE = 1.5  # object units; in training 1.5 to 2.2, and only differences of distance are told to the network
-FILL = 200 / 256  # of the picture's side, spanned by the object in the published preparation
 LATENT_SCALE = 0.18215  # of latents that are diffused; the conditioning latents are not scaled
 STEPS, BETA_START, BETA_END = 1000, 0.00085, 0.0120
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-WHITE = 0.94  # from here on a pixel of the border counts as white
+PROBES = ((45, 0), (-45, 0), (0, 20))  # azimuth and elevation, from the photo's camera: the views that tell elevations
+PROBE_STEPS = 25
+
+LOG = logging.getLogger("obverse")
 
 
 @dataclass(frozen=True)
@@ -75,15 +91,25 @@ class Condition:
     latents: Tensor  # [1, 4, h, w] mean of the VAE's posterior, not scaled
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A picture that views are made from, and where its camera was."""
+
+    condition: Condition
+    elevation_deg: float
+    azimuth_deg: float = 0.0
+    distance: float | None = None  # see ``pose_embedding``
+
+
 class Zero123(nn.Module):
     """The four networks. ``build`` makes one with random weights, ``load`` one with published weights."""
 
     def __init__(self, sizes: Sizes, family: Family) -> None:
         super().__init__()
         self.sizes, self.family = sizes, family
-        self.unet = _unet(sizes)
-        self.vae = _vae(sizes)
-        self.image_encoder = _image_encoder(sizes)
+        self.unet: Any = _unet(sizes)
+        self.vae: Any = _vae(sizes)
+        self.image_encoder: Any = _image_encoder(sizes)
         self.projection = nn.Linear(sizes.embedding + 4, sizes.embedding)
         self.alphas_cumprod = alphas_cumprod()
         self.loaded = ""  # what the weights are, in words
@@ -177,6 +203,83 @@ class Zero123(nn.Module):
         """
         return ConditionedDenoiser(self, self.condition(subject), float(elevation_deg), source_distance)
 
+    @torch.no_grad()
+    def views(
+        self,
+        subject: Subject | Tensor,
+        cameras: Cameras,
+        *,
+        seed: int,
+        samples: int = 1,
+        source_elevation_deg: float | None = None,
+        **sampling: Any,
+    ) -> Views:
+        """The object seen by other cameras; the photo is encoded once for all of them.
+
+        Args:
+            subject: as for ``condition``.
+            cameras: V cameras that look at the origin, upright; the photo's has azimuth 0.
+            seed: the same seed gives the same views on a CPU, however they are batched.
+            samples: how often the views are drawn; the set that agrees best is kept.
+            source_elevation_deg: of the photo's camera above the horizon; None estimates it, see ``elevation``.
+            sampling: any field of ``Sampling``: steps, guidance, eta, scheduler, batch, shared_noise, autoregressive.
+
+        Returns:
+            Images [V, S, S, 3] on white, with the family's cameras at the places asked for.
+
+        Raises:
+            InputError: the picture or a camera cannot be used. UsageError: an option cannot be meant.
+        """
+        how = Sampling(**sampling)
+        if samples < 1:
+            raise UsageError(f"samples is {samples}, it must be at least 1: how often the views are drawn")
+        targets = as_published(cameras, self.size)
+        check_distances(targets, how.source_distance, self.family)
+        condition = self.condition(subject)
+        if source_elevation_deg is None:
+            found = self.elevation(subject, seed=seed, sampling=how)
+            LOG.info("the photo's camera is %s above the horizon, by how well views agree", found.words)
+            source_elevation_deg = found.degrees
+        photo = Seen(condition, source_elevation_deg, distance=how.source_distance)
+        draw = _drawn_in_turn if how.autoregressive else _drawn
+        drawn = [Views(draw(self, photo, targets, (seed, sample), how), targets) for sample in range(samples)]
+        return drawn[0] if samples == 1 else max(drawn, key=lambda views: agreement(views).score)
+
+    @torch.no_grad()
+    def elevation(
+        self,
+        subject: Subject | Tensor,
+        *,
+        seed: int = 0,
+        candidates: Sequence[float] = ELEVATIONS,
+        sampling: Sampling | None = None,
+    ) -> Elevation:
+        """The photo's elevation, as the one among ``candidates`` for which photo and ``PROBES`` agree best.
+
+        Zero-1-to-3 makes the probes once, as it is told differences of angle only; Stable Zero123 is told the elevation
+        itself and makes them for each candidate.
+        """
+        how = sampling or Sampling()
+        how = replace(how, steps=min(how.steps, PROBE_STEPS), autoregressive=False, source_distance=None)
+        condition = self.condition(subject)
+        photo = (prepared(subject, self.size) / 2 + 0.5).permute(0, 2, 3, 1)
+
+        def cameras_at(elevation: float) -> Cameras:
+            around = [elevation + up for _, up in PROBES]
+            return orbit_cameras([azimuth for azimuth, _ in PROBES] + [0], [*around, elevation], size=self.size)
+
+        def drawn_at(elevation: float) -> Tensor:
+            probes = cameras_at(elevation)[: len(PROBES)]
+            return _drawn(self, Seen(condition, elevation), probes, (seed, 0), how)
+
+        once = drawn_at(0.0) if self.family == "zero123" else None
+
+        def views_at(elevation: float) -> Views:
+            images = drawn_at(elevation) if once is None else once
+            return Views(torch.cat([images, photo.to(images)]), cameras_at(elevation))
+
+        return best_elevation(views_at, candidates)
+
 
 @dataclass(frozen=True)
 class ConditionedDenoiser:
@@ -217,6 +320,84 @@ class ConditionedDenoiser:
         unconditional, conditional = self.model.noise(noisy, timesteps, self.condition, pose)
         assert unconditional is not None  # only left out on request
         return unconditional, conditional
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Drawing views
+
+
+def _drawn(model: Zero123, seen: Seen, cameras: Cameras, seeds: tuple[int, int], how: Sampling) -> Tensor:
+    """Views from one picture, each with noise by its place among the cameras → images [V, S, S, 3] on the CPU."""
+    numbers = [0] * len(cameras) if how.shared_noise else range(len(cameras))
+    return _denoised(model, seen, cameras, generators(*seeds, numbers), how)
+
+
+def _drawn_in_turn(model: Zero123, seen: Seen, cameras: Cameras, seeds: tuple[int, int], how: Sampling) -> Tensor:
+    """Views in the order of their angle to the photo, each from the nearest picture there is by then."""
+    elevation, azimuth, distance = spherical(cameras)
+    places = F.normalize(cameras.positions, dim=-1)
+    start = orbit_cameras(seen.azimuth_deg, seen.elevation_deg).positions
+    known, sources = F.normalize(start, dim=-1), [seen]
+    images = torch.empty(len(cameras), model.size, model.size, 3)
+    for view in (places @ known[0]).argsort(descending=True, stable=True).tolist():
+        nearest = sources[int((known @ places[view]).argmax())]
+        rngs = generators(*seeds, [0 if how.shared_noise else view])
+        images[view] = _denoised(model, nearest, cameras[view : view + 1], rngs, how)[0]
+        pixels = images[view].permute(2, 0, 1)[None].to(model.device) * 2 - 1
+        condition = Condition(model.embed(pixels), model.encode_mode(pixels))
+        length = None if how.source_distance is None else float(distance[view])
+        sources.append(Seen(condition, float(elevation[view]), float(azimuth[view]), length))
+        known = torch.cat([known, places[view : view + 1]])
+    return images
+
+
+def _denoised(model: Zero123, seen: Seen, cameras: Cameras, rngs: list[torch.Generator], how: Sampling) -> Tensor:
+    """Noise → images [V, S, S, 3] on the CPU, with unconditional and conditional halves in one batch."""
+    pose = pose_embedding(
+        cameras,
+        source_elevation_deg=seen.elevation_deg,
+        source_azimuth_deg=seen.azimuth_deg,
+        source_distance=seen.distance,
+        family=model.family,
+    )
+    parts = [slice(at, at + how.batch) for at in range(0, len(pose), how.batch)]
+
+    def predict(noisy: Tensor, timestep: Tensor) -> tuple[Tensor | None, Tensor]:
+        answers = [
+            model.noise(
+                noisy[part],
+                timestep.expand(len(pose[part])),
+                seen.condition,
+                pose[part],
+                conditional_only=how.guidance == 1,
+            )
+            for part in parts
+        ]
+        without = None if how.guidance == 1 else torch.cat([one[0] for one in answers if one[0] is not None]).cpu()
+        return without, torch.cat([one[1] for one in answers]).cpu()
+
+    side = model.sizes.latent_size
+    scheduler = scheduler_for(how, model.alphas_cumprod)
+    latents = denoise(predict, (4, side, side), scheduler, rngs, how)
+    return torch.cat([model.decode(latents[part].to(model.device)).cpu() for part in parts])
+
+
+def check_distances(cameras: Cameras, source_distance: float | None, family: Family) -> None:
+    """Refuse distances that the network is not told of.
+
+    Raises:
+        InputError: cameras at several distances, of which it would be told none.
+    """
+    _, _, distance = spherical(cameras)
+    told = source_distance is not None and family == "zero123"
+    if not told and float(distance.max()) > 1.01 * float(distance.min()):
+        remedy = (
+            "pass source_distance, that of the photo's camera" if family == "zero123" else "put them at one distance"
+        )
+        raise InputError(
+            f"the cameras are at distances from {distance.min():.2f} to {distance.max():.2f} (at the family's field of "
+            f"view), and the network would be told of none; {remedy}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -266,10 +447,78 @@ def build(
 
 def restore_buffers(model: Zero123) -> Zero123:
     """Fill what no checkpoint holds and the meta device forgot: the numbers of CLIP's positions."""
-    embeddings = next(m for m in model.image_encoder.modules() if hasattr(m, "position_ids"))
+    embeddings: Any = next(m for m in model.image_encoder.modules() if hasattr(m, "position_ids"))
     count = embeddings.position_ids.shape[-1]
     embeddings.position_ids = torch.arange(count, device=model.device).expand(1, -1)
     return model
+
+
+def load(
+    source: str | Path,
+    *,
+    family: Family | None = None,
+    download: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sizes: Sizes | None = None,
+) -> Zero123:
+    """The model with published weights, or others in one of their layouts.
+
+    Memory-mapped and converted part by part: nothing is held twice. ``loaded`` says in words what was taken.
+
+    Args:
+        source: the original .ckpt, or the same tensors as .safetensors; a folder in the layout of diffusers; a Hub id.
+        family: the layout does not tell it. None goes by what a file that was saved here says, else by the name of the
+            file, its folder or the Hub id.
+        download: whether a Hub id may be fetched if it is not in the cache.
+        device: where it goes.
+        dtype: of all weights; float16 or bfloat16 on a GPU, bfloat16 or float32 on a CPU.
+        sizes: of another training; by default what a file that was saved here says, else the published ones.
+
+    Raises:
+        WeightsError: no weights there, not of this family and size, or the family cannot be told.
+        MissingPackageError: diffusers or transformers is not installed.
+    """
+
+    def model_for(said: dict[str, Any] | None) -> Zero123:
+        stated = layouts.sizes_from(said, Sizes) if said else PUBLISHED
+        return build(sizes or stated, device="meta")
+
+    found = layouts.read(source, model_for, download=download)
+    chosen, why = layouts.family_for(family, found, source)
+    model = model_for(found.sizes)
+    model.family = chosen
+    for part in layouts.PARTS:
+        network = getattr(model, part)
+        path = found.paths[part] if found.paths else found.where
+        load_strict(
+            network, found.parts.pop(part), source=path, family=f"{layouts.FAMILY}, {part}", dtype=dtype, device=device
+        )
+    model.loaded = f"{found.words}; {chosen} {why}"
+    return restore_buffers(model.to(dtype))
+
+
+def save(model: Zero123, folder: str | Path, *, projection: str = "cc_projection") -> Path:
+    """Write a folder that diffusers reads, all of it or nothing → the folder.
+
+    Args:
+        model: any precision.
+        folder: new or empty.
+        projection: what the projection's component is called: ``"cc_projection"`` or ``"clip_camera_projection"``.
+
+    Raises:
+        OutputError: the folder is not empty, or cannot be written. WeightsError: another name.
+    """
+    return layouts.write_folder(model, Path(folder), projection)
+
+
+def save_checkpoint(model: Zero123, path: str | Path) -> Path:
+    """Write one file with the original's keys: .safetensors, or else a pickle with its tensors under ``state_dict``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return layouts.write_original(model, Path(path))
 
 
 def _unet(sizes: Sizes) -> nn.Module:
@@ -330,171 +579,3 @@ def alphas_cumprod() -> Tensor:
     """The published schedule, [1000] float32; never read from a file, some hold other betas."""
     betas = np.linspace(math.sqrt(BETA_START), math.sqrt(BETA_END), STEPS) ** 2
     return torch.tensor(np.cumprod(1 - betas).astype(np.float32), device="cpu")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Cameras
-
-
-def orbit_cameras(
-    azimuth_deg: Sequence[float] | float, elevation_deg: Sequence[float] | float = 0.0, *, size: int = 256
-) -> Cameras:
-    """Cameras as the family's pictures have them: 49.1° wide, all at one distance, on the orbit of ``cameras.orbit``."""
-    return orbit(azimuth_deg, elevation_deg, distance=DISTANCE, fov_deg=FOV_DEG, size=size)
-
-
-def as_published(cameras: Cameras, size: int) -> Cameras:
-    """The family's cameras that see the object from the same places and as large as the given ones do.
-
-    Raises:
-        InputError: a camera does not look at the origin, or not upright: the family knows no others.
-    """
-    elevation, azimuth, distance = spherical(cameras)
-    positions = torch.nn.functional.normalize(cameras.positions.reshape(-1, 3), dim=-1) * distance[:, None].float()
-    upright = look_at(positions)
-    found = cameras.world_to_camera.reshape(-1, 4, 4)[:, :3, :3]
-    off = (found - upright[:, :3, :3]).norm(dim=(-2, -1))
-    steep = elevation.abs() > 89.9  # looking straight down, up is a matter of taste
-    if bool((off[~steep] > 0.05).any()):
-        first = int(((off > 0.05) & ~steep).nonzero()[0, 0])
-        raise InputError(
-            f"camera {first}, at azimuth {azimuth[first]:.0f}° and elevation {elevation[first]:.0f}°, does not look at "
-            "the origin with +Y up, and Zero-1-to-3 makes no other views; make the cameras with cameras.orbit"
-        )
-    intrinsics = pinhole(FOV_DEG, size, size).to(positions).expand(len(positions), 3, 3)
-    return Cameras(upright, intrinsics, size, size)
-
-
-def spherical(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """Elevations and azimuths [B] in degrees, and distances [B] in object units, float64.
-
-    A distance is that of the family's camera to which the object looks as large: another field of view counts as
-    another distance. Straight above and below the azimuth is 0, as ``look_at`` has it.
-    """
-    x, y, z = cameras.positions.reshape(-1, 3).double().unbind(-1)
-    flat = torch.hypot(x, z)
-    elevation = torch.rad2deg(torch.atan2(y, flat))
-    azimuth = torch.rad2deg(torch.where(flat > 1e-6 * y.abs(), torch.atan2(x, z), torch.zeros_like(x)))
-    focal = cameras.intrinsics.reshape(-1, 3, 3)[:, 1, 1].double()
-    half = min(cameras.width, cameras.height) / 2 / focal  # tangent of half the field of view
-    return elevation, azimuth, torch.hypot(flat, y) * half / math.tan(math.radians(FOV_DEG) / 2)
-
-
-def pose_embedding(
-    cameras: Cameras,
-    *,
-    source_elevation_deg: float,
-    source_azimuth_deg: float = 0.0,
-    source_distance: float | None = None,
-    family: Family = "zero123",
-) -> Tensor:
-    """What the network is told of each camera → [B, 4] float32.
-
-    Args:
-        cameras: B targets, any field of view.
-        source_elevation_deg: of the camera that took the picture, above the horizon.
-        source_azimuth_deg: of that camera; the photo's is 0.
-        source_distance: of that camera, in object units at the family's field of view; targets nearer than that show
-            the object larger than the picture does. None: the object is to keep its size whatever the targets'
-            distances are, as all published distillations have it. Stable Zero123 is told no distance.
-        family: which meaning the fourth number has.
-    """
-    elevation, azimuth, distance = spherical(cameras)
-    nearer = torch.zeros_like(distance) if source_distance is None else distance - source_distance
-    return pose_vector(
-        source_elevation_deg - elevation,
-        azimuth - source_azimuth_deg,
-        nearer,
-        source_polar_deg=90.0 - source_elevation_deg,
-        family=family,
-    )
-
-
-def pose_vector(
-    polar_deg: Tensor, azimuth_deg: Tensor, distance: Tensor, *, source_polar_deg: float, family: Family = "zero123"
-) -> Tensor:
-    """Published pose vector [B, 4] float32: polar angle in radians, sine and cosine of the azimuth, a fourth number.
-
-    Args:
-        polar_deg: [B] the target's angle from straight up less the source's: positive moves down.
-        azimuth_deg: [B] target less source, counter-clockwise seen from above: positive moves to the camera's right.
-        distance: [B] target less source; the fourth number of Zero-1-to-3.
-        source_polar_deg: the source's angle from straight up; in radians, the fourth number of Stable Zero123.
-        family: whose.
-    """
-    turn = torch.deg2rad(azimuth_deg.double())
-    if family == "stable-zero123":
-        distance = torch.full_like(distance, math.radians(source_polar_deg))
-    return torch.stack([torch.deg2rad(polar_deg.double()), turn.sin(), turn.cos(), distance.double()], -1).float()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-def prepared(picture: Subject | Tensor, size: int) -> Tensor:
-    """A cut-out, or an image [H, H, 3 or 4] in 0–1 that is framed already → [1, 3, size, size] in −1–1 on white.
-
-    A cut-out is scaled until the longer side of what is opaque spans 200 of 256 pixels and is centred, as in the
-    published demonstration, except that soft edges stay soft and small objects are enlarged.
-
-    Raises:
-        InputError: the image is not square, has no colour, or its border is not white.
-    """
-    if isinstance(picture, Subject):
-        pixels = _framed(picture.rgba, size)
-    else:
-        if picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] not in (3, 4):
-            raise InputError(f"the image is {list(picture.shape)}, it must be [H, H, 3 or 4]; crop it to a square")
-        pixels = _on_white(picture)
-        if pixels.shape[-2:] != (size, size):
-            pixels = _resized(pixels, size, size)
-        _check_white(pixels[0])
-    return pixels * 2 - 1
-
-
-def _on_white(image: Tensor) -> Tensor:
-    """Image [H, W, 3 or 4] → [1, 3, H, W] over white."""
-    rgb, alpha = image[..., :3].float(), image[..., 3:].float()
-    return (rgb * alpha + 1 - alpha if alpha.numel() else rgb).permute(2, 0, 1)[None]
-
-
-def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-
-
-def _framed(rgba: Tensor, size: int) -> Tensor:
-    """Cut-out [S, S, 4] → [1, 3, size, size] in 0–1: its box scaled, centred, on white."""
-    solid = (rgba[..., 3] > 0.5).nonzero()
-    if not len(solid):
-        raise InputError("the cut-out is transparent everywhere; pass a photo with an object in it")
-    (top, left), (bottom, right) = solid.amin(0).tolist(), (solid.amax(0) + 1).tolist()
-    box = _on_white(rgba[top:bottom, left:right])
-    scale = round(size * FILL) / max(box.shape[-2:])
-    height, width = (max(1, round(scale * side)) for side in box.shape[-2:])
-    canvas = torch.ones(1, 3, size, size)
-    y, x = (size - height) // 2, (size - width) // 2
-    canvas[..., y : y + height, x : x + width] = _resized(box, height, width)
-    return canvas
-
-
-def _check_white(pixels: Tensor) -> None:
-    """Refuse a picture [3, S, S] in 0–1 most of whose border is not white: the network has seen hardly anything else.
-
-    Raises:
-        InputError: it is.
-    """
-    rim = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], dim=1)
-    white = float((rim.amin(0) >= WHITE).float().mean())
-    if white < 0.5:
-        raise InputError(
-            f"{100 * white:.0f} % of the picture's border is white, it must be most of it: Zero-1-to-3 knows objects on "
-            "white only; pass a Subject from read_photo, or an RGBA image"
-        )
-
-
-def clip_pixels(pixels: Tensor, size: int) -> Tensor:
-    """Pictures [B, 3, S, S] in −1–1 → CLIP's input [B, 3, size, size], as published: corners aligned, no antialias."""
-    resized = F.interpolate(pixels.float(), (size, size), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values).to(resized)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    return (resized / 2 + 0.5 - mean) / std
