@@ -11,6 +11,7 @@ import trimesh
 from obverse.cameras import orbit
 from obverse.errors import InputError
 from obverse.evaluation.consistency import inspect
+from obverse.evaluation.repeats import Repeats
 from obverse.evaluation.soundness import Welded, flatness, floaters, seams
 from obverse.evaluation.steadiness import mesh_frames, picture_agreement, steadiness, warp_error
 from obverse.gaussians import SH_C0, from_colors, merge
@@ -86,7 +87,7 @@ def test_a_second_face_at_the_back_scores_high_and_is_a_note():
     result = inspect(head(0, 180), **SMALL)
     assert result.repeats.janus() == (pytest.approx(1, abs=0.05), 180)
     note = next(check for check in result.findings if check.name == "back-repeats-front")
-    assert note.severity == "note" and "the back repeats the front" in note.message
+    assert note.severity == "note" and "the front is seen again from azimuth 180" in note.message
     assert "front-repeats" not in names(result)
 
 
@@ -101,7 +102,42 @@ def test_two_equal_sides_are_no_janus_but_are_said():
     front, back = (face_at(ball.vertices * [1, 1, side], 25, one_eyed=True) for side in (1, -1))
     result = inspect(painted(ball, np.where((front | back)[:, None], INK, SKIN)), **SMALL)
     assert result.repeats.back()[0] > 0.9  # the mirror image
-    assert result.repeats.janus()[0] < 0.5 < result.repeats.back()[0]
+    assert result.repeats.janus()[0] < 0.5 and result.repeats.back(mirrored=False)[0] < 0.5
+    assert not names(result) & {"front-repeats", "back-repeats-front"}
+
+
+def fish(nose_deg):
+    """A flat body along an axis, with an eye and an oblique stripe on both sides, as fishes have them."""
+    body = trimesh.creation.icosphere(5, 0.5)
+    along, up = body.vertices[:, 2], body.vertices[:, 1]
+    ink = (np.hypot(along - 0.25, up - 0.1) < 0.08) | (abs(along + 0.6 * up + 0.1) < 0.07)
+    body.vertices *= [0.2, 0.8, 1]
+    body.apply_transform(trimesh.transformations.rotation_matrix(np.radians(nose_deg), [0, 1, 0]))
+    return painted(body, np.where(ink[:, None], INK, SKIN))
+
+
+@pytest.mark.parametrize("nose_deg", [90, 65, 45, 30])
+def test_both_sides_of_a_flat_thing_may_look_alike(nose_deg):
+    result = inspect(fish(nose_deg), **SMALL)
+    assert result.repeats.distinctive and not names(result) & {"front-repeats", "back-repeats-front"}
+
+
+def test_equal_quarters_seen_from_a_corner_are_mirror_images_and_no_janus():
+    box = trimesh.creation.box((0.8, 0.5, 0.4))
+    for _ in range(5):
+        box = box.subdivide()
+    x, y, z = box.vertices.T
+    ink = (abs(abs(z) - 0.2) < 1e-6) & (abs(abs(x) - 0.25) < 0.1) | (abs(abs(x) - 0.4) < 1e-6) & (y > 0)
+    box.apply_transform(trimesh.transformations.rotation_matrix(np.radians(45), [0, 1, 0]))
+    result = inspect(painted(box, np.where(ink[:, None], INK, SKIN)), **SMALL)
+    assert max(result.repeats.mirrored[1:]) > 0.9 and "front-repeats" not in names(result)
+
+
+def test_a_front_that_reaches_far_round_is_not_seen_again():
+    around = tuple(45.0 * i for i in range(8))
+    for between, seen_again in ((0.9, 0.0), (0.2, 0.8)):
+        alike = (1.0, between, 0.8, 0.1, 0.0, 0.0, 0.0, 0.3)
+        assert Repeats(around, alike, alike, contrast=0.1).sides()[0] == seen_again
 
 
 def test_what_is_alike_all_around_has_no_front_to_repeat():

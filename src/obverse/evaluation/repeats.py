@@ -21,6 +21,7 @@ BLUR = 1.0  # pixels of that grid; finer structure never lines up
 FAR_DEG = 60.0  # nearer views rightly show the front
 LEAST_CONTRAST = 0.03  # sRGB; a front that varies less at equal height has nothing to be recognised by
 FAINTEST = 0.1  # of the front's sum of squares; a fainter view is not made stronger to be like it
+BETWEEN = 0.7  # of a copy's likeness; where no view between it and the front has less, the front just goes on
 LEAST_CHANGE = 0.25  # a front that all views resemble more than 1 minus this is that of a turned object
 
 
@@ -46,9 +47,10 @@ class Repeats:
     def janus(self, *, up_to_deg: float = 180.0) -> tuple[float, float] | None:
         """How much of the front is seen again where a truthful object would not show it, and at which azimuth.
 
-        A truthful object may have two equal sides, and shows one mirrored copy of the front when one of them is
-        photographed. So unmirrored copies count, and of the mirrored ones all but the best. That leaves objects which
-        are the same on two or four sides, such as tables and crates: no picture tells them from a fault.
+        A truthful object may be flat or have equal halves, and then shows mirrored copies of the front: one for every
+        plane of symmetry through its axis. So only unmirrored copies count, and only those apart from the front: a
+        view between must be less like it. That leaves objects which are the same on two or four sides, such as tables
+        and crates: no picture tells them from a fault.
 
         Args:
             up_to_deg: distance from the front beyond which copies do not count.
@@ -56,9 +58,8 @@ class Repeats:
         Returns:
             Score 0–1 and azimuth in degrees; None if the front is not distinctive.
         """
-        turned = self._scores(self.mirrored)
-        apart = np.abs(_wrapped(np.asarray(self.azimuth_deg) - self.azimuth_deg[int(np.argmax(turned))]))
-        return self._best(np.maximum(self._scores(self.plain), np.where(apart >= FAR_DEG - 1e-6, turned, 0)), up_to_deg)
+        scores, between = self._scores(self.plain), self._between()
+        return self._best(np.where(between <= BETWEEN * scores, scores, 0), up_to_deg)
 
     def sides(self) -> tuple[float, float] | None:
         """As ``janus``, but up to 135° from the front only, and there only where the back is less like it."""
@@ -68,11 +69,28 @@ class Repeats:
         own = abs(float(_wrapped(np.asarray(oblique[1])))) < 135 - 1e-6 or oblique[0] > behind[0]
         return oblique if own else self.janus(up_to_deg=134.0)
 
-    def back(self) -> tuple[float, float] | None:
-        """How much of the front is seen again less than 45° from the back, mirrored or not, and at which azimuth."""
-        scores = np.maximum(self._scores(self.plain), self._scores(self.mirrored))
+    def back(self, *, mirrored: bool = True) -> tuple[float, float] | None:
+        """How much of the front is seen again less than 45° from the back, and at which azimuth.
+
+        Args:
+            mirrored: whether mirrored copies count; things that are flat or have two equal halves show them rightly.
+
+        Returns:
+            Score 0–1 and azimuth in degrees; None if the front is not distinctive.
+        """
+        scores = self._scores(self.plain)
+        if mirrored:
+            scores = np.maximum(scores, self._scores(self.mirrored))
         behind = np.abs(_wrapped(np.asarray(self.azimuth_deg))) > 135
         return self._best(np.where(behind, scores, 0), 180.0)
+
+    def _between(self) -> np.ndarray:
+        """Of the views [V] between the front and each one, the shorter way, the least likeness to the front."""
+        beyond = np.maximum(self.plain, self.mirrored) - self.ordinary
+        scores = np.clip(beyond / max(1 - self.ordinary, 1e-6), 0, 1)
+        turn = _wrapped(np.asarray(self.azimuth_deg))
+        sides = [np.flatnonzero((turn * t > 0) & (np.abs(turn) < abs(t) - 1e-6)) for t in turn]
+        return np.array([min(scores[inside], default=1.0) for inside in sides])
 
     def _best(self, scores: np.ndarray, up_to_deg: float) -> tuple[float, float] | None:
         """The largest of scores [V] and its azimuth."""
