@@ -119,7 +119,7 @@ def distill(
             if checkpoint is not None:
                 save_state(checkpoint, run.state(), contract)
             raise
-        if checkpoint is not None and run.step % 100 == 0:
+        if checkpoint is not None and (run.step % 100 == 0 or run.step == recipe.steps):
             save_state(checkpoint, run.state(), contract)
     return Distilled(run.step, tuple(run.losses), tuple(run.norms))
 
@@ -183,12 +183,13 @@ class _Run:
         """The photo's own view."""
         surface = weights["normal"] > 0 or weights["normal_3d"] > 0 or weights["orient"] > 0
         camera = photo.camera.resized(stage.photo_size, stage.photo_size)
-        seen = self.canvas.render(camera, torch.ones(3), self.generator, normals=surface)
+        seen = self.canvas.render(camera, torch.ones(3), self.generator, normals=surface or self.recipe.facing)
         share = {**weights, "sparsity": 0.0}
         if self.recipe.ramp:
             done = min(1.0, (self.step + 1) / self.recipe.steps)
             share |= {"rgb": done * weights["rgb"], "mask": done * weights["mask"]}
-        return _known(seen, photo, share, "photo") | _shape(seen, share, "photo")
+        counted = _facing(seen, camera) if self.recipe.facing else None
+        return _known(seen, photo, share, "photo", counted) | _shape(seen, share, "photo")
 
     def picture(self) -> Tensor:
         """The photo's view and three others in a row [S, 4 S, 3], without touching the run's randomness."""
@@ -221,16 +222,30 @@ class _Run:
 # ------------------------------------------------------------------------------------------------- losses
 
 
-def _known(seen: Seen, known: Photo, weights: dict[str, float], name: str) -> dict[str, Tensor]:
-    """How far a view is from the one that is known; what counts as object is decided at half coverage (threestudio)."""
+def _known(
+    seen: Seen, known: Photo, weights: dict[str, float], name: str, counted: Tensor | None = None
+) -> dict[str, Tensor]:
+    """How far a view is from the one that is known; what counts as object is decided at half coverage (threestudio).
+
+    With ``counted`` [H, W], colours are compared only there, and only on the object.
+    """
     color, alpha = _sized(known.rgba, seen.alpha.shape[-1])
     color, alpha = color.to(seen.color), alpha.to(seen.color)
     mask = (alpha > 0.5).to(alpha)[..., None]
-    wanted = color * mask + 1 - mask
+    difference = color * mask + 1 - mask - seen.color[0]
+    if counted is not None:
+        difference = difference * mask * counted.to(mask)[..., None]
     return {
-        f"{name}.rgb": weights["rgb"] * (wanted - seen.color[0]).square().mean(),
+        f"{name}.rgb": weights["rgb"] * difference.square().mean(),
         f"{name}.mask": weights["mask"] * (alpha - seen.alpha[0]).square().mean(),
     }
+
+
+def _facing(seen: Seen, camera: Cameras) -> Tensor:
+    """Where [H, W] a view shows surface that is turned to the camera by less than 60°, bool."""
+    assert seen.normal is not None
+    forward = camera.world_to_camera.reshape(4, 4)[2, :3].to(seen.normal)
+    return (-(seen.normal[0] @ forward) > 0.5) & (seen.alpha[0] > 0.5)
 
 
 def _shape(seen: Seen, weights: dict[str, float], name: str) -> dict[str, Tensor]:

@@ -88,6 +88,7 @@ class Recipe:
     asking: Asking = field(default_factory=Asking)
     backgrounds: Literal["white", "coin"] = "white"  # of new views; "coin": white or black
     ramp: bool = False  # the photo's losses grow with the steps, from 0 (DreamGaussian)
+    facing: bool = False  # the photo counts only where the canvas shows surface that faces it (DreamGaussian's texture)
     supervised: int = 0  # first steps that follow given views instead of the critic
 
     def __post_init__(self) -> None:

@@ -86,6 +86,24 @@ class TextureCanvas:
             depth, turned = depth[:, ::n, ::n], None if turned is None else turned[:, ::n, ::n]
         return Seen(color, alpha, depth, turned, {})
 
+    def paint(self, colors: Tensor, weights: Tensor) -> None:
+        """Texels become colours [T, T, 3] in 0–1 where weights [T, T] are above 0; the others stay."""
+        with torch.no_grad():
+            fresh = torch.logit(colors.clamp(0.01, 0.99)).to(self.logits)
+            self.logits.copy_(torch.where(weights.to(self.logits)[..., None] > 0, fresh, self.logits))
+
+    def seen_from(self, camera: Cameras) -> tuple[Tensor, Tensor]:
+        """What one camera sees: texture coordinates [H, W, 2], v up, and how squarely [H, W].
+
+        The latter is the cosine of the normal to the optical axis, −1 where there is no surface.
+        """
+        fragments = rasterize(self.vertices, self.faces, camera)
+        face = fragments.face[0]
+        uv = np.einsum("hwk,hwkc->hwc", fragments.barycentric[0], self.uv[self.faces[np.maximum(face, 0)]])
+        forward = camera.world_to_camera.reshape(4, 4)[2, :3]
+        facing = -(self._normals(face).cpu() @ forward)
+        return torch.from_numpy(uv.astype(np.float32)), torch.where(torch.from_numpy(face >= 0), facing, -1.0)
+
     def _normals(self, face: np.ndarray) -> Tensor:
         corners = self.vertices[self.faces]
         flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
