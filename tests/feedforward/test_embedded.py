@@ -10,15 +10,11 @@ from obverse.feedforward.embedded import (
     INPUTS,
     Config,
     Network,
-    column_thresholds,
-    cut,
     frustum_field,
     load,
-    local_width,
     network_input,
     predict,
     save,
-    thin_limit,
 )
 from obverse.surface.extract import extract
 
@@ -50,48 +46,6 @@ def ball(columns=32, radius=0.8, gain=20.0):
 
 def grey(columns=32, slices=2):
     return torch.full((3, slices, columns, columns), 0.5)
-
-
-def test_a_column_is_as_full_as_expected_and_never_empty():
-    column = torch.tensor([-9.0, 2.0, 3.0, 1.0, -9.0])[:, None, None]  # 0.88 + 0.95 + 0.73 = 2.56: three cells
-    threshold = column_thresholds(column)
-    assert threshold.item() == pytest.approx((1 - 9) / 2)
-    assert (column > threshold).sum() == 3
-    unsure = torch.full((8, 1, 1), -3.0)
-    unsure[5] = -2.5
-    assert (unsure > column_thresholds(unsure)).flatten().nonzero().tolist() == [[5]]
-
-
-def test_an_unsure_thick_column_is_filled_to_its_expected_thickness():
-    column = torch.linspace(-0.1, -0.9, 20)[:, None, None]  # all below one half, seven or eight of them by count
-    full = (column > column_thresholds(column)).sum()
-    assert full == column.sigmoid().sum().round()
-
-
-def test_the_cut_leans_towards_full_and_empties_no_column():
-    sure = torch.tensor([-9.0, 9.0, 9.0, -9.0])[:, None, None]
-    assert (sure > cut(sure)).flatten().tolist() == [False, True, True, False]
-    torn = torch.full((10, 1, 1), -0.5)  # 3.8 cells expected among ten alike
-    assert (torn > cut(torn)).all()
-    denied = torch.linspace(-9, -6, 8)[:, None, None]
-    assert (denied > cut(denied)).any()
-
-
-def test_the_width_of_a_part_is_that_of_the_largest_disc_in_it():
-    mask = np.zeros((40, 40), bool)
-    mask[5:35, 5:25] = True  # a body 20 wide
-    mask[18:22, 25:38] = True  # and a handle 4 wide
-    width = local_width(mask)
-    assert width[20, 15] == pytest.approx(20, abs=1.5)
-    assert width[20, 33] == pytest.approx(4, abs=1.0)
-    assert width[0, 0] == 0
-
-
-def test_an_unsure_handle_is_not_deep_but_a_sure_table_top_is():
-    width = torch.full((1, 1), 4.0)
-    unsure, sure = torch.linspace(-0.1, -0.6, 30)[:, None, None], torch.full((30, 1, 1), 3.0)
-    assert (unsure > thin_limit(unsure, width)).sum() == 6  # 1.5 times 4
-    assert (sure > thin_limit(sure, width)).all()
 
 
 def test_a_ball_of_cells_becomes_a_ball(network):

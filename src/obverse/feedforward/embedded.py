@@ -30,19 +30,12 @@ from ..errors import NoObjectError, WeightsError
 from ..formats.files import atomic_write
 from ..photo import Subject
 from ..weights import load_strict, read_checkpoint
+from .columns import cut, nearest, solid_of_columns
 from .inflate import FLAT_WIDTH, poisson_bulge
-from .rim import tapered
 
 OUTLINE_GAIN = 40.0  # value per half side of the crop at the outline: about 1.2 a column
-EDGES = ("nearest", "constant", "constant")  # beyond the frustum: depth goes on, columns have no say
-LOGIT_BLUR = 1.0  # cells: the network's opinion is noisier than the object
-THRESHOLD_BLUR = 1.0  # columns
-CELL_BLUR = 0.8  # half cells
 OUTLINE = 384  # pixels across the crop at which the outline is followed
 EXTENT = 1.2  # object units across the crop in the frustum's middle
-LEAN = -0.7  # logit: a cell that is full with a chance of one third
-DEEPEST = 1.5  # depth over width of a part whose depth is unsure
-MARGIN = 0.5  # by which the fullest cell of a column exceeds its threshold
 
 
 @dataclass(frozen=True)
@@ -186,56 +179,6 @@ def network_input(rgba: np.ndarray) -> np.ndarray:
     return np.concatenate([color.transpose(2, 0, 1), channels]).astype(np.float32)
 
 
-def column_thresholds(logits: Tensor) -> Tensor:
-    """The value per column at which as many of its cells are full as the network expects to be, and at least one.
-
-    Args:
-        logits: [..., D, H, W] from near to far.
-
-    Returns:
-        [..., 1, H, W]: midway between the last cell that is full and the first that is not.
-    """
-    expected = logits.sigmoid().sum(-3, keepdim=True).round().long().clamp(1, logits.shape[-3] - 1)
-    ordered = logits.sort(-3, descending=True).values
-    return (ordered.gather(-3, expected - 1) + ordered.gather(-3, expected)) / 2
-
-
-def cut(logits: Tensor) -> Tensor:
-    """Where the surface is: the value [..., 1, H, W] above which cells of logits [..., D, H, W] are taken to be full.
-
-    Midway between a fixed value, below one half because the overlap with the truth is largest there, and the column's
-    own (``column_thresholds``); and low enough that no column is empty. By volume overlap with 144 photographs of scans
-    that were held out: 0.541 at one half, 0.551 by the column alone, 0.569 so.
-    """
-    midway = (column_thresholds(logits) + LEAN) / 2
-    return torch.minimum(midway, logits.amax(-3, keepdim=True) - 1e-3)
-
-
-def thin_limit(logits: Tensor, width: Tensor) -> Tensor:
-    """Least thresholds [..., 1, H, W] that keep unsure parts from being deeper than ``DEEPEST`` times their width.
-
-    Where the network does not know how far away a handle is, it says "somewhere here" over a long stretch, and all of
-    it would be filled. Cells it is sure of, those above one half, are never limited: a table's top may be thin.
-
-    Args:
-        logits: [..., D, H, W].
-        width: [H, W] of the part each column belongs to, in columns.
-    """
-    most = (DEEPEST * width).ceil().long().clamp(1, logits.shape[-3] - 1).expand_as(logits[..., :1, :, :])
-    ordered = logits.sort(-3, descending=True).values
-    return ((ordered.gather(-3, most - 1) + ordered.gather(-3, most)) / 2).clamp_max(0)
-
-
-def local_width(inside: np.ndarray) -> np.ndarray:
-    """Mask [H, W] → diameter [H, W], in pixels, of the largest disc inside the mask that covers each pixel."""
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    width = np.where(inside, 1.0, 0.0).astype(np.float32)
-    for radius in np.arange(1.0, depth.max() + 0.5, 0.5):
-        covered = ndimage.distance_transform_edt(depth < radius) < radius
-        width[covered & inside] = 2 * radius
-    return width
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Photo → field
 
@@ -293,14 +236,14 @@ def frustum_field(logits: Tensor, colors: Tensor, rgba: np.ndarray, camera: Came
     solid = alpha > 0.5
     inside = _inside(rgba, columns)
     outline = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
-    values = _rounded(_within_columns(logits, inside), outline.astype(np.float32), inside)
+    values = solid_of_columns(logits, inside, outline.astype(np.float32))
     outline = ndimage.gaussian_filter(outline.astype(np.float32), 0.7) * (2 / len(rgba))
     distance = float(camera.positions.norm())
     half = distance * camera.width / 2 / float(camera.intrinsics[0, 0])
-    nearest = _nearest(inside.numpy())
+    rows, cols = nearest(inside.numpy())
     field = FrustumField(
         values=values,
-        colors=colors[..., nearest[0], nearest[1]].clamp(0, 1),
+        colors=colors[..., rows, cols].clamp(0, 1),
         outline=torch.from_numpy(outline),
         camera=camera,
         middle=distance,
@@ -352,36 +295,6 @@ def _lookup(volume: Tensor, place: Tensor) -> Tensor:
     ].T
 
 
-def _within_columns(logits: Tensor, inside: Tensor) -> Tensor:
-    """Logits [D, C, C] less each column's threshold, smoothed, carried on outwards from the outline → twice as fine.
-
-    The thresholds are averaged over neighbours inside the outline, so that the surface is as smooth as the network's
-    opinion, but never so high that a column is left empty.
-    """
-    nearest = _nearest(inside.numpy())
-    mask = inside.float()
-    weight = _blurred(mask, LOGIT_BLUR).clamp_min(1e-6)
-    calm = torch.from_numpy(ndimage.gaussian_filter((logits * mask).numpy(), LOGIT_BLUR, mode=EDGES)) / weight
-    logits = torch.where(inside, calm, logits)
-    threshold = torch.maximum(cut(logits), thin_limit(logits, torch.from_numpy(local_width(inside.numpy()))))[0]
-    weight = _blurred(mask, THRESHOLD_BLUR).clamp_min(1e-6)
-    smooth = _blurred(threshold * mask, THRESHOLD_BLUR) / weight
-    smooth = torch.minimum(smooth, logits.max(0).values - MARGIN)
-    values = ((logits - smooth).clamp(-6, 6) / 2).tanh() * 2
-    values = values[:, nearest[0], nearest[1]]
-    finer = f.interpolate(values[None, None], scale_factor=2.0, mode="trilinear", align_corners=False)[0, 0]
-    return torch.from_numpy(ndimage.gaussian_filter(finer.numpy(), CELL_BLUR, mode="nearest"))
-
-
-def _rounded(values: Tensor, outline: np.ndarray, inside: Tensor) -> Tensor:
-    """Values [2 D, 2 C, 2 C] thinned out towards the outline [G, G] (pixels of G); columns [C, C] inside it."""
-    size, columns = values.shape[-1], inside.shape[-1]
-    rows, cols = _nearest(inside.numpy())
-    width = local_width(inside.numpy())[rows, cols].repeat(size // columns, 0).repeat(size // columns, 1)
-    coarse = cv2.resize(outline, (size, size), interpolation=cv2.INTER_AREA) * (size / len(outline))
-    return torch.from_numpy(tapered(values.numpy(), coarse, width * (size // columns), columns=columns))
-
-
 def _inside(rgba: np.ndarray, columns: int) -> Tensor:
     """Which columns [C, C] the object covers; the one it covers most if it covers none by half."""
     share = cv2.resize(rgba[..., 3], (columns, columns), interpolation=cv2.INTER_AREA)
@@ -397,17 +310,6 @@ def _matched(colors: Tensor, logits: Tensor, rgba: np.ndarray) -> Tensor:
     small = torch.from_numpy(cv2.resize(rgba[..., :3], (columns, columns), interpolation=cv2.INTER_AREA))
     gain = (small[inside].mean(0) / said.clamp_min(0.02)).clamp(0.7, 1.4)
     return (colors * gain[:, None, None, None]).clamp(0, 1)
-
-
-def _nearest(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column [C, C] of the nearest place inside the mask."""
-    rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    return rows, columns
-
-
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of an image [H, W], zero beyond its border."""
-    return torch.from_numpy(ndimage.gaussian_filter(image.numpy(), sigma, mode="constant"))
 
 
 def _occupied(field: FrustumField) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -193,7 +193,7 @@ def validation(
     It gives ``iou``: mean over photographs of the volume IoU in the frustum at a threshold of ½; ``iou_cut`` where the
     field's surface is (``embedded.cut``); ``color``: mean absolute error; ``elevation_deg``: mean absolute error.
     """
-    from ..feedforward.embedded import cut
+    from ..feedforward.columns import cut
 
     rng = np.random.default_rng(seed)
     count = min(count, len(collection))
