@@ -45,7 +45,7 @@ def as_published(cameras: Cameras, size: int) -> Cameras:
     Raises:
         InputError: a camera does not look at the origin, or not upright: the family knows no others.
     """
-    elevation, azimuth, distance = spherical(cameras)
+    elevation, _, distance = spherical(cameras)
     positions = torch.nn.functional.normalize(cameras.positions.reshape(-1, 3), dim=-1) * distance[:, None].float()
     upright = look_at(positions)
     found = cameras.world_to_camera.reshape(-1, 4, 4)[:, :3, :3]
@@ -54,8 +54,8 @@ def as_published(cameras: Cameras, size: int) -> Cameras:
     if bool((off[~steep] > 0.05).any()):
         first = int(((off > 0.05) & ~steep).nonzero()[0, 0])
         raise InputError(
-            f"camera {first}, at azimuth {azimuth[first]:.0f}° and elevation {elevation[first]:.0f}°, does not look at "
-            "the origin with +Y up, and Zero-1-to-3 makes no other views; make the cameras with cameras.orbit"
+            f"camera {first} does not look at the origin with +Y up, and Zero-1-to-3 makes no other views; make cameras "
+            "with cameras.orbit"
         )
     intrinsics = pinhole(FOV_DEG, size, size).to(positions).expand(len(positions), 3, 3)
     return Cameras(upright, intrinsics, size, size)
