@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import correlate1d
 
 from obverse.errors import InputError, WeightsError
-from obverse.evaluation import images, perceptual
+from obverse.evaluation import images
 
 
 def pictures(seed=0, shape=(24, 31, 3), noise=0.2):
@@ -150,36 +150,56 @@ VGG_CHANNELS = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 
                 28: (512, 512)}  # fmt: skip
 
 
+# Stride and padding of AlexNet's convolutions, all of which are compared; those of VGG16 that are, by their position.
+ALEX_STEPS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
+VGG_TAPS = (2, 7, 14, 21, 28)  # relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3; all but the last are pooled next
+
+
 def alex_files(folder, **changes):
     """Random weights under the published names and keys."""
+    names = ("alexnet-owt-7be5be79.pth", "alex.pth")
+    return random_files(folder, names, ALEX, (64, 192, 384, 256, 256), changes)
+
+
+def random_files(folder, names, shapes, channels, changes):
     generator = torch.Generator().manual_seed(0)
     layers = {"classifier.1.weight": torch.zeros(2, 2)}
-    for position, shape in ALEX.items():
+    for position, shape in shapes.items():
         fan = shape[1] * shape[2] * shape[3]
         layers[f"features.{position}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
         layers[f"features.{position}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
-    channels = (64, 192, 384, 256, 256)
     heads = {f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for k, c in enumerate(channels)}
     layers = {key: value for key, value in {**layers, **changes}.items() if value is not None}
-    torch.save(layers, folder / "alexnet-owt-7be5be79.pth")
-    torch.save(heads, folder / "alex.pth")
+    torch.save(layers, folder / names[0])
+    torch.save(heads, folder / names[1])
     return layers, heads
 
 
-def lpips_by_hand(a, b, layers, heads):
+def alex_features(x, layers):
+    for position, (stride, padding) in ALEX_STEPS.items():
+        if position in (3, 6):
+            x = torch.nn.functional.max_pool2d(x, 3, 2)
+        weight, bias = layers[f"features.{position}.weight"], layers[f"features.{position}.bias"]
+        x = torch.nn.functional.conv2d(x, weight, bias, stride, padding).relu()
+        yield x
+
+
+def vgg_features(x, layers):
+    for position in VGG_CHANNELS:
+        weight, bias = layers[f"features.{position}.weight"], layers[f"features.{position}.bias"]
+        x = torch.nn.functional.conv2d(x, weight, bias, padding=1).relu()
+        if position in VGG_TAPS:
+            yield x
+            x = torch.nn.functional.max_pool2d(x, 2)
+
+
+def lpips_by_hand(a, b, layers, heads, features_of=alex_features):
     """The published formula, step by step, for one pair of images [H, W, 3]."""
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     features = []
     for image in (a, b):
         x = ((2 * image - 1 - shift) / scale).permute(2, 0, 1)[None]
-        taps = []
-        for position, (stride, padding) in {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}.items():
-            if position in (3, 6):
-                x = torch.nn.functional.max_pool2d(x, 3, 2)
-            weight, bias = layers[f"features.{position}.weight"], layers[f"features.{position}.bias"]
-            x = torch.nn.functional.conv2d(x, weight, bias, stride, padding).relu()
-            taps.append(x[0] / x[0].norm(dim=0))
-        features.append(taps)
+        features.append([tap[0] / tap[0].norm(dim=0) for tap in features_of(x, layers)])
     terms = zip(*features, heads.values(), strict=True)
     return sum(float((((x - y) ** 2) * head[0]).sum(0).mean()) for x, y, head in terms)
 
@@ -192,6 +212,14 @@ def test_lpips_is_the_published_formula(tmp_path):
     expected = [lpips_by_hand(x, y, layers, heads) for x, y in zip(a, b, strict=True)]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
     assert images.lpips(a, a, weights=tmp_path).tolist() == [0, 0]
+
+
+def test_lpips_with_vgg_compares_the_published_layers(tmp_path):
+    shapes = {at: (*channels, 3, 3) for at, channels in VGG_CHANNELS.items()}
+    layers, heads = random_files(tmp_path, ("vgg16-397923af.pth", "vgg.pth"), shapes, (64, 128, 256, 512, 512), {})
+    a, b = (picture.float() for picture in pictures(shape=(32, 33, 3)))
+    found = images.lpips(a, b, weights=tmp_path, net="vgg")
+    assert float(found) == pytest.approx(lpips_by_hand(a, b, layers, heads, vgg_features), rel=1e-4)
 
 
 def test_lpips_without_weights_says_that_it_was_not_measured(tmp_path):
@@ -221,12 +249,3 @@ def test_lpips_refuses_images_it_cannot_judge(tmp_path):
         images.lpips(torch.zeros(20, 40, 3), torch.zeros(20, 40, 3), weights=tmp_path)
     with pytest.raises(InputError, match="vgg"):
         images.lpips_available(tmp_path, net="resnet")
-
-
-def test_vgg_has_the_published_keys():
-    with torch.device("meta"):
-        found = {key: tuple(value.shape) for key, value in perceptual.Lpips("vgg").features.state_dict().items()}
-    expected = {f"{at}.weight": (*channels, 3, 3) for at, channels in VGG_CHANNELS.items()}
-    expected |= {f"{at}.bias": channels[:1] for at, channels in VGG_CHANNELS.items()}
-    assert found == expected
-    assert all(isinstance(perceptual.Lpips("alex").features[at], torch.nn.ReLU) for at in perceptual.TAPS["alex"])

@@ -3,6 +3,9 @@
 Features of a classifier after five of its ReLUs, each pixel's normalised to length 1; squared differences, weighted
 per channel by a published head, averaged over the picture and added up. Nothing is downloaded. Two files are needed:
 the classifier's as torchvision publishes it, and the head's as the ``lpips`` package does.
+
+The tests hold both networks, with random weights in the published layout, against the formula written out step by
+step. Not verified: that the ``lpips`` package gives the same number with the published weights.
 """
 
 from __future__ import annotations
