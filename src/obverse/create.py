@@ -36,10 +36,11 @@ from .feedforward import triposr as tsr
 from .feedforward.framing import framed
 from .gaussians import Gaussians, rescale
 from .photo import Subject, read_photo
-from .render.fields import Field
+from .render.fields import Field, FlexiField
 from .render.triangles import render_mesh
 from .stages import Stages
 from .surface.extract import EmptyFieldError, extract
+from .surface.flexicubes import extract_flexicubes
 from .surface.fusion import solid_of
 from .surface.gaussians import mesh_to_gaussians
 from .surface.repair import check_watertight, make_watertight, simplify
@@ -383,8 +384,11 @@ def finish(
 def surface(field: Field, settings: Settings) -> trimesh.Trimesh:
     """The field's surface with at least ``settings.faces`` triangles, on a finer grid than asked for if that needs one.
 
-    The number of triangles grows with the square of the resolution; at ``MAX_RESOLUTION`` it is what it is.
+    The number of triangles grows with the square of the resolution; at ``MAX_RESOLUTION`` it is what it is. A field
+    with a grid of its own is meshed on that.
     """
+    if isinstance(field, FlexiField):
+        return extract_flexicubes(field)
     try:
         mesh = extract(field, resolution=settings.resolution)
     except EmptyFieldError:  # thinner than a cell, perhaps

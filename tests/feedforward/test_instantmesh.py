@@ -1,25 +1,26 @@
 """Against the published code: tests/parity/instantmesh was made by running it (keys*.json: checkpoints' layouts)."""
 
 import json
-import math
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from obverse.cameras import Cameras, Views, orbit
 from obverse.errors import InputError, WeightsError
 from obverse.feedforward import dino, instantmesh, lrm
+from obverse.formats.datasets import write_transforms
 from obverse.render.fields import Field, FlexiField, SampledOnGrids
+from obverse.render.triangles import render_mesh
 from obverse.surface import flexicubes as fc
 from obverse.weights import KNOWN, family_of
 
+from ..lifting.scenes import RADIUS, ball_mesh
+from ..parity.cases import read_case, read_keys, same
 from ..parity.drawn import draw_all
 from ..parity.meshes import same_mesh
+from .shaped import SMALL, command, instantmesh_ball
 
-CASE = Path(__file__).parents[1] / "parity" / "instantmesh"
 NERF = instantmesh.Config(
     "nerf",
     image_size=48,
@@ -50,11 +51,6 @@ def drawn_state(config):
     return {instantmesh.PREFIX + key: value for key, value in bare.items()} | {"lpips.net.0.weight": torch.ones(2)}
 
 
-def read_case(name):
-    with np.load(CASE / name) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
@@ -75,12 +71,12 @@ def mesh(checkpoints):
 
 @pytest.fixture(scope="module")
 def case():
-    return read_case("tiny_nerf.npz")
+    return read_case("instantmesh", "tiny_nerf")
 
 
 @pytest.fixture(scope="module")
 def mesh_case():
-    return read_case("tiny_mesh.npz")
+    return read_case("instantmesh", "tiny_mesh")
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +84,12 @@ def views(case):
     return Views(case["images"][0].movedim(1, -1), instantmesh.rig(48))
 
 
-def same(found, expected, atol=1e-5):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
-
-
 @pytest.mark.parametrize("name", instantmesh.PUBLISHED)
 def test_the_published_key_lists_load_strictly_and_are_recognised(name):
-    keys = json.loads((CASE / f"{KEYS[name]}.json").read_text())
+    keys = read_keys("instantmesh", KEYS[name])
     config = instantmesh.PUBLISHED[name]
     network = meta(config)
     assert {key: list(shape) for key, shape in instantmesh.layout(network).items()} == keys["keys"]
-    assert sum(math.prod(shape) for shape in keys["keys"].values()) == keys["num_parameters"]
     assert family_of(keys["keys"]) == f"InstantMesh, {instantmesh.FAMILIES[config.kind]}"
     tensors = {key: torch.empty(shape, device="meta") for key, shape in keys["keys"].items()}
     instantmesh.assign(network, tensors, source=name, device="meta")
@@ -212,6 +203,25 @@ def test_a_folder_gives_the_larger_mesh_network_first(checkpoints, monkeypatch):
     monkeypatch.setattr(instantmesh, "PUBLISHED", {"instant_mesh_base.ckpt": MESH, "instant_nerf_base.ckpt": NERF})
     assert instantmesh.load(checkpoints).config == MESH
     assert instantmesh.load(checkpoints / "instant_nerf_base.ckpt").config == NERF
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_folder_of_six_views_becomes_an_asset(tmp_path, monkeypatch, scale):
+    config = replace(MESH, image_size=32, plane_size=16, width=16, heads=2, layers=1, features=4, hidden=8, cells=24)
+    monkeypatch.setattr(instantmesh, "PUBLISHED", {"tiny.ckpt": config})
+    torch.save(instantmesh_ball(config, radius=RADIUS), tmp_path / "tiny.ckpt")
+    cameras = instantmesh.rig(64)
+    cameras.world_to_camera[:, :3, 3] *= scale
+    images = render_mesh(ball_mesh(radius=RADIUS * scale), cameras, background=None, shading="unlit")
+    write_transforms(Views(images, cameras), tmp_path / "views")
+    options = ["--to", "instantmesh", "--weights", tmp_path / "tiny.ckpt", "-o", tmp_path / "out", *SMALL]
+    command("fit", tmp_path / "views", *options, "--formats", "glb")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["mesh"]["watertight"]["ok"] and report["photo_agreement"]["silhouette_iou"] > 0.95
+    assert report["fit"]["to"] == "instantmesh" and report["fit"]["recipe"]["kind"] == "mesh"
+    assert "InstantMesh" in report["method"]["source"] and report["method"]["weights_licence"] == "unverified"
+    assert any("InstantMesh's prediction" in sentence for sentence in report["guessed"])
+    assert report["views"]["psnr_db"] > 8  # colours are drawn, the outline is the ball's
 
 
 def test_other_weights_are_refused_with_the_family_they_resemble(tmp_path, checkpoints):

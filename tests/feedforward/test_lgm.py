@@ -1,11 +1,9 @@
 """Against the published code: tests/parity/lgm was made by running it (keys*.json: the layouts of its three sizes)."""
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,9 +14,12 @@ from obverse.feedforward import lgm
 from obverse.gaussians import Gaussians, prune, transformed
 from obverse.weights import KNOWN, family_of, load_strict, shapes
 
+from ..parity.cases import read_case, read_keys
+from ..parity.cases import same as near
 from ..parity.drawn import draw_all
 
-CASE = Path(__file__).parents[1] / "parity" / "lgm"
+same = partial(near, atol=1e-4)
+
 TINY = lgm.Config(
     image_size=32,
     down=(32, 64, 64, 96),
@@ -46,17 +47,12 @@ def network():
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "tiny.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("lgm")
 
 
 @pytest.fixture(scope="module")
 def views(case):
     return Views(case["images"].permute(0, 2, 3, 1), lgm.rig(32))
-
-
-def same(found, expected, atol=1e-4):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 def poses(cameras):
@@ -72,13 +68,12 @@ def columns(gaussians):
 
 @pytest.mark.parametrize(("size", "file"), [("big", "keys"), ("small", "keys_small"), ("tiny", "keys_tiny")])
 def test_the_published_key_lists_are_exactly_the_layouts(size, file):
-    published = json.loads((CASE / f"{file}.json").read_text())
+    published = read_keys("lgm", file)
     with torch.device("meta"):
         network = lgm.LGM(lgm.SIZES[size])
         load_strict(
             network, {key: torch.empty(shape) for key, shape in published["keys"].items()}, source=file, device="meta"
         )
-    assert sum(math.prod(shape) for shape in published["keys"].values()) == published["num_parameters"]
     assert lgm.SIZES[size].splat_size == published["config"]["splat_size"]
     assert family_of(published["keys"]) == lgm.FAMILY
 

@@ -1,19 +1,15 @@
 """Against the published code: tests/parity/openlrm was made by running it (keys*.json: the checkpoints' layouts)."""
 
-import json
 import math
 import types
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 
-from obverse.apps import cli
 from obverse.cameras import Cameras, orbit
 from obverse.errors import InputError, MissingPackageError, UsageError, WeightsError
 from obverse.feedforward import dino, dinov2, lrm, openlrm
@@ -23,11 +19,12 @@ from obverse.render.volume import camera_rays
 from obverse.weights import KNOWN, family_of
 
 from ..conftest import disc_photo
+from ..parity.cases import read_case, read_keys, same
 from ..parity.drawn import draw_all
+from .shaped import openlrm_ball, report_of_a_disc
 
 pytest.importorskip("transformers")
 
-CASE = Path(__file__).parents[1] / "parity" / "openlrm"
 TINY = openlrm.Config(
     image_size=84,
     encoder=dinov2.Dinov2(width=48, layers=2, heads=3, stored_size=70),
@@ -56,11 +53,6 @@ def meta(config):
         return openlrm.OpenLRM(config)
 
 
-def read_case(name):
-    with np.load(CASE / name) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "pytorch_model.bin"
@@ -75,16 +67,12 @@ def network(checkpoint):
 
 @pytest.fixture(scope="module")
 def case():
-    return read_case("tiny.npz")
+    return read_case("openlrm")
 
 
 @pytest.fixture(scope="module")
 def solid(network, case):
     return network.field(case["planes"][0])
-
-
-def same(found, expected, atol=1e-5):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 def cameras_of(published, anchors, side, region):
@@ -103,10 +91,9 @@ def cameras(case):
 
 @pytest.mark.parametrize("name", openlrm.PUBLISHED)
 def test_the_published_key_lists_load_strictly_and_are_recognised(name):
-    keys = json.loads((CASE / f"{KEYS[name]}.json").read_text())
+    keys = read_keys("openlrm", KEYS[name])
     network = meta(openlrm.PUBLISHED[name])
     assert {key: list(shape) for key, shape in openlrm.layout(network).items()} == keys["keys"]
-    assert sum(math.prod(shape) for shape in keys["keys"].values()) == keys["num_parameters"]
     assert family_of(keys["keys"]) == f"OpenLRM {name[-3:]}"
     tensors = {key: torch.empty(shape, device="meta") for key, shape in keys["keys"].items()}
     openlrm.assign(network, tensors, source=name, device="meta")
@@ -132,7 +119,7 @@ def test_the_transformer_and_the_planes_are_the_published_ones(network, case):
 
 
 def test_version_1_0_gives_the_published_tokens_and_planes(tmp_path):
-    case = read_case("tiny_v1.0.npz")
+    case = read_case("openlrm", "tiny_v1.0")
     torch.save(draw_all(openlrm.layout(meta(OLD))), tmp_path / "model.pth")
     network = openlrm.load(tmp_path, config=OLD)
     with torch.no_grad():
@@ -274,38 +261,6 @@ def test_a_transformers_without_registers_says_which_one_has_them(monkeypatch):
         meta(TINY)
 
 
-def ball_checkpoint(config, radius):
-    """A checkpoint in the published layout whose field is a ball, whatever the picture.
-
-    The blocks add nothing. Channel 0 of a token holds minus half the squared distance from its plane's middle, 2 and 4
-    its change over a quarter of a token, and every odd channel the negative of the one before; 6 is such that the last
-    norm divides all tokens by the same number. The three planes add up to −|p|², which the decoder hands on.
-    """
-    state = draw_all(openlrm.layout(meta(config)))
-    for key, tensor in state.items():
-        if key.endswith(("out_proj.weight", "mlp.3.weight", "mlp.3.bias")) and key.startswith("transformer."):
-            tensor.zero_()
-    side = config.plane_size
-    t = (torch.arange(side) + 0.5) / side * 2 - 1
-    down, across = torch.meshgrid(t, t, indexing="ij")
-    known = [-0.5 * (across.square() + down.square()), -across / (2 * side), -down / (2 * side)]
-    even = torch.stack([*known, torch.sqrt(4 - sum(value.square() for value in known))], -1)  # squares add up to 4
-    state["pos_embed"].zero_()
-    state["pos_embed"][0, :, :8] = torch.stack([even, -even], -1).reshape(-1, 8).repeat(3, 1)
-    state["transformer.norm.weight"][:], state["transformer.norm.bias"][:] = math.sqrt(8 / config.width), 0
-    up, first = state["upsampler.weight"], state["synthesizer.decoder.net.0.weight"]
-    up[:, 0], up[0, 0], state["upsampler.bias"][0] = 0, 1, 0
-    sides = torch.tensor([-1.0, 1.0])
-    up[2, 0], up[4, 0] = sides, sides[:, None]
-    first[0], first[0, :: config.features], state["synthesizer.decoder.net.0.bias"][0] = 0, 1, 4
-    for layer in range(1, config.depth + 1):
-        weight, bias = (state[f"synthesizer.decoder.net.{2 * layer}.{part}"] for part in ("weight", "bias"))
-        weight[0], weight[0, 0], bias[0] = 0, 1, 0
-    weight[0] *= 100
-    bias[0] = math.log(math.expm1(config.density)) + 1 - 100 * (4 - radius**2)
-    return state
-
-
 def test_a_checkpoint_in_the_published_layout_becomes_an_asset(tmp_path, monkeypatch):
     config = openlrm.Config(
         image_size=28,
@@ -320,14 +275,8 @@ def test_a_checkpoint_in_the_published_layout_becomes_an_asset(tmp_path, monkeyp
     )
     monkeypatch.setattr(openlrm, "PUBLISHED", {"tiny-1.1": config})
     (tmp_path / "weights").mkdir()
-    save_file(ball_checkpoint(config, radius=0.6), tmp_path / "weights" / "model.safetensors")
-    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(tmp_path / "disc.png")
-    small = ["--resolution", "48", "--faces", "1000", "--texture", "256", "--gaussians", "500", "--formats", "glb"]
-    command = ["create", tmp_path / "disc.png", "-m", "openlrm", "--weights", tmp_path / "weights"]
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(part) for part in [*command, "-o", tmp_path / "out", *small]])
-    assert stop.value.code == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    save_file(openlrm_ball(config, radius=0.6), tmp_path / "weights" / "model.safetensors")
+    report = report_of_a_disc("openlrm", tmp_path / "weights", tmp_path)
     assert report["method"]["name"] == "openlrm" and report["method"]["version"] == "1.1"
     assert "NC" in report["method"]["weights_licence"] and not KNOWN["openlrm"].commercial
     assert report["mesh"]["watertight"]["ok"]

@@ -1,28 +1,26 @@
 """Against the published code: tests/parity/splatter-image was made by running it (keys*.json: checkpoints' layouts)."""
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from obverse.apps import cli
 from obverse.cameras import Cameras, Views, orbit, pinhole
 from obverse.errors import InputError, UsageError, WeightsError
 from obverse.feedforward import splatter_image as si
 from obverse.weights import KNOWN, family_of, load_strict, shapes
 
-from ..conftest import disc_photo
+from ..parity.cases import read_case, read_keys
+from ..parity.cases import same as near
 from ..parity.drawn import draw_all
+from .shaped import report_of_a_disc
 
-CASE = Path(__file__).parents[1] / "parity" / "splatter-image"
 ONE = si.Config(size=32, blocks=1, attention=(8,), fov_deg=si.SRN_FOV_DEG, near=0.8, far=1.8)
 TWO = replace(ONE, fov_deg=None, near=-2.0, far=2.0, from_distance=True, posed=True)
 
+same = partial(near, atol=1e-4)
 SMALL = si.Config(size=32, width=16, multipliers=(1, 2), blocks=1, attention=(16,))
 
 
@@ -53,8 +51,7 @@ def two():
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "tiny.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("splatter-image")
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +80,6 @@ def dark_state(config):
     return state | si.constants(config)
 
 
-def same(found, expected, atol=1e-4):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
-
-
 def compare(gaussians, case, name, quats):
     """Every column against theirs; a rotation may have either sign, theirs depends on the camera's quaternion."""
     same(gaussians.means, case[f"{name}_xyz"][0])
@@ -100,13 +93,12 @@ def compare(gaussians, case, name, quats):
 
 @pytest.mark.parametrize(("posed", "file"), [(False, "keys"), (True, "keys_two_view")])
 def test_the_published_key_lists_are_exactly_the_layouts(posed, file):
-    published = json.loads((CASE / f"{file}.json").read_text())
+    published = read_keys("splatter-image", file)
     with torch.device("meta"):
         network = si.SplatterImage(replace(si.PUBLISHED["model_cars.pth"], posed=posed))
         tensors = {key: torch.empty(shape) for key, shape in published["keys"].items()}
     load_strict(network, tensors, source=file, device="meta")
     assert len(published["keys"]) == published["num_tensors"]
-    assert sum(math.prod(shape) for shape in published["keys"].values()) == published["num_parameters"]
     assert family_of(published["keys"]) == si.FAMILY
 
 
@@ -151,18 +143,10 @@ def test_a_photo_becomes_gaussians_behind_its_own_pixels(dark):
     same(solid.colors[0], torch.tensor([0.923, 0.077, 0.077]), atol=1e-3)
 
 
-def test_a_checkpoint_in_the_published_layout_becomes_an_asset(dark, tmp_path, capsys, monkeypatch):
+def test_a_checkpoint_in_the_published_layout_becomes_an_asset(dark, tmp_path, monkeypatch):
     monkeypatch.setitem(si.PUBLISHED, "model_latest.pth", SMALL)
-    photo = tmp_path / "disc.png"
-    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(photo)
-    options = ["--resolution", "48", "--faces", "1000", "--texture", "256", "--formats", "glb,ply", "--json"]
-    command = ["create", photo, "--method", "splatter-image", "--weights", dark, "-o", tmp_path / "out", *options]
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(part) for part in command])
-    out, err = capsys.readouterr()
-    assert stop.value.code == 0, err
-    assert json.loads(out)["watertight"] is True
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = report_of_a_disc("splatter-image", dark, tmp_path)
+    assert report["mesh"]["watertight"]["ok"]
     assert report["method"]["name"] == "splatter-image"
     assert report["method"]["weights_licence"] == KNOWN["splatter-image"].licence
     assert report["photo_agreement"]["silhouette_iou"] > 0.9  # the sheet lies behind the photo's own pixels

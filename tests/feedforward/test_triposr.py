@@ -1,10 +1,7 @@
 """Against the published code: tests/parity/triposr was made by running it (keys.json: the checkpoint's layout)."""
 
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,11 +15,11 @@ from obverse.render.volume import camera_rays
 from obverse.surface.extract import extract
 from obverse.weights import family_of
 
+from ..parity.cases import read_case, read_keys, same
 from ..parity.drawn import draw_all
 
 pytest.importorskip("transformers")
 
-CASE = Path(__file__).parents[1] / "parity" / "triposr"
 TINY = triposr.Config(
     image_size=64,
     encoder=dino.Dino(width=48, layers=2, heads=3, hidden=96, patch=8, stored_size=32),
@@ -57,8 +54,7 @@ def network(checkpoint):
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "tiny.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("triposr")
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +62,11 @@ def solid(network, case):
     return triposr.reconstruct(network, case["image"])
 
 
-def same(found, expected, atol=1e-5):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
-
-
 def test_the_published_key_list_is_exactly_the_layout():
-    keys = json.loads((CASE / "keys.json").read_text())
+    keys = read_keys("triposr")
     with torch.device("meta"):
         network = triposr.TripoSR(triposr.PUBLISHED)
     assert {key: list(shape) for key, shape in triposr.layout(network).items()} == keys["keys"]
-    assert sum(math.prod(shape) for shape in keys["keys"].values()) == keys["num_parameters"]
     assert family_of(keys["keys"]) == triposr.FAMILY
 
 

@@ -15,6 +15,7 @@ from obverse.surface import flexicubes as fc
 from obverse.surface.extract import EmptyFieldError, extract
 from obverse.surface.repair import check_watertight, make_watertight
 
+from ..parity.cases import read_case
 from ..parity.meshes import same_mesh
 
 CASE = Path(__file__).parents[1] / "parity" / "instantmesh"
@@ -44,8 +45,7 @@ def drawn_weights(count):
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "flexicubes.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("instantmesh", "flexicubes")
 
 
 @pytest.mark.parametrize("name", ["sphere6", "sphere6_w", "random10_w"])

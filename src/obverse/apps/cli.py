@@ -129,7 +129,13 @@ def fit(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the asset.")] = Path("out"),
     split: Annotated[str | None, typer.Option(help="Read transforms_SPLIT.json: train, val or test.")] = None,
-    to: Annotated[str, typer.Option(help="What is fitted: gaussians, grid or triplane.")] = "gaussians",
+    to: Annotated[
+        str, typer.Option(help="What is fitted: gaussians, grid or triplane; or instantmesh, which predicts.")
+    ] = "gaussians",
+    weights: Annotated[
+        str | None, typer.Option(help="Of instantmesh: file, folder or Hub id; default: as fetched.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of instantmesh: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     steps: Annotated[
         int | None, typer.Option(help="Steps of the fit, by default 1500 pictures for Gaussians, 800 times some rays.")
     ] = None,
@@ -157,11 +163,13 @@ def fit(
     from ..lifting.fit import Growth, Recipe
     from ..lifting.radiance import FieldRecipe
     from ..parallel import set_threads
-    from .fit import FitJob, run
+    from .fit import FitJob, OnePass, run
 
     set_threads(threads)
-    recipe: Recipe | FieldRecipe = FieldRecipe() if steps is None else FieldRecipe(steps=steps)
-    if to == "gaussians":
+    recipe: Recipe | FieldRecipe | OnePass = FieldRecipe() if steps is None else FieldRecipe(steps=steps)
+    if to == "instantmesh" or weights is not None:
+        recipe = OnePass(weights, pick_device(device))
+    elif to == "gaussians":
         recipe = Recipe(steps=1500 if steps is None else steps, sh_degree=sh_degree, growth=Growth(strategy=growth))  # type: ignore[arg-type]
     job = FitJob(
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 
 from ..asset import Asset, check_formats, check_height
 from ..cameras import Cameras, Views
 from ..checks import Check
-from ..create import Method, Reconstruction, Settings, finish
+from ..create import Method, Reconstruction, Settings, finish, surface
 from ..errors import InputError, OutputError, UsageError
+from ..feedforward import instantmesh
 from ..formats.datasets import PosedImages, read_views
 from ..gaussians import Gaussians
 from ..lifting import losses
@@ -24,12 +28,23 @@ from ..lifting.radiance import KINDS, FieldProgress, FieldRecipe, fit_field
 from ..photo import Subject, read_photo
 from ..render.fields import Field
 from ..render.splats import render
+from ..render.triangles import render_mesh
 from ..stages import Stages
 from ..surface.fusion import solid_of
+from ..weights import KNOWN, native_bfloat16, source_for
 from .console import Console
 
+WAYS = ("gaussians", *KINDS, "instantmesh")
 DEPTH_WEIGHT = 0.5  # of the depth loss where the folder holds depths
 START_SHARE = 2 / 3  # of the Gaussians allowed, placed on and in the carved hull; growth adds the others
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """Nothing is fitted: a network turns the views into a field."""
+
+    weights: str | None = None  # file, folder or Hub id; by default those that were fetched
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -37,22 +52,24 @@ class FitJob:
     """What to do with the folder."""
 
     settings: Settings
-    recipe: Recipe | FieldRecipe
+    recipe: Recipe | FieldRecipe | OnePass
     seed: int
     split: str | None
     checkpoint: Path | None
     formats: tuple[str, ...]
     height: float | None
     overwrite: bool
-    to: str = "gaussians"  # or a kind of field: "grid", "triplane"
+    to: str = "gaussians"  # or a kind of field: "grid", "triplane"; or "instantmesh"
 
 
 def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
     """Read the folder, fit, save, and say what came of it."""
     formats = check_formats(job.formats)
     check_height(job.height)
-    if job.to not in ("gaussians", *KINDS):
-        raise UsageError(f"--to is {job.to!r}; choose gaussians, grid or triplane")
+    if job.to not in WAYS:
+        raise UsageError(f"--to is {job.to!r}; choose one of: {', '.join(WAYS)}")
+    if job.to != "instantmesh" and isinstance(job.recipe, OnePass):
+        raise UsageError(f"--to {job.to} takes no weights; leave them out, or pass --to instantmesh")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file and an asset is a folder; choose another -o")
     if (output / "report.json").exists() and not job.overwrite:
@@ -83,13 +100,14 @@ def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
 
 
 def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | None = None) -> Asset:
-    """Views → hull → fitted Gaussians, or a fitted field → mesh → Asset.
+    """Views → hull → fitted Gaussians, or a fitted field, or that of a network → mesh → Asset.
 
     The view that looks most squarely at the +Z side plays the part of the photo: it is shown on the contact sheet, and
     its pixels are projected onto the mesh.
 
     Raises:
-        InputError: the views have no alpha, or contradict each other.
+        InputError: the views have no alpha, or contradict each other, or do not suit the network.
+        WeightsError: the network's weights are not there, or are others.
     """
     views = found.views
     if views.images.shape[-1] != 4:
@@ -99,7 +117,8 @@ def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | Non
         )
     if found.depths is not None and isinstance(job.recipe, Recipe) and job.recipe.weights.depth == 0:
         job = replace(job, recipe=replace(job.recipe, weights=replace(job.recipe.weights, depth=DEPTH_WEIGHT)))
-    lifted = (_gaussians if isinstance(job.recipe, Recipe) else _field)(found, job, stages, console)
+    way = {Recipe: _gaussians, FieldRecipe: _field, OnePass: _instantmesh}[type(job.recipe)]
+    lifted = way(found, job, stages, console)
     front = int(views.cameras.positions.reshape(-1, 3)[:, 2].div(views.cameras.positions.norm(dim=-1)).argmax())
     subject, camera = subject_of(views, front, found.names[front])
     reconstruction = Reconstruction(lifted.shape, camera, (), lifted.gaussians)
@@ -110,14 +129,14 @@ def lift(found: PosedImages, job: FitJob, stages: Stages, console: Console | Non
         seed=job.seed,
         settings=job.settings,
         stages=stages,
-        about=METHOD if job.to == "gaussians" else FIELD_METHOD,
+        about={"gaussians": METHOD, "instantmesh": INSTANTMESH}.get(job.to, FIELD_METHOD),
     )
     asset.report["views"] = {"count": len(views), "photo": found.names[front], **agreement(lifted.render, views)}
     asset.report["fit"] = {
-        "to": job.to, "steps": lifted.steps, "stopped": lifted.stopped, "recipe": asdict(job.recipe)
+        "to": job.to, "steps": lifted.steps, "stopped": lifted.stopped, "recipe": lifted.recipe or asdict(job.recipe)
     }  # fmt: skip
     asset.report["guessed"] = [
-        "What no view shows is guessed: hollows keep the shape that the outlines leave, bottoms are closed.",
+        lifted.guessed,
         "Cameras are taken as given, and light as part of the colour.",
         "Sizes are relative: the scale of the cameras was not kept.",
     ]
@@ -138,6 +157,13 @@ FIELD_METHOD = replace(
     source="Laurentini 1994 (visual hull); Mildenhall et al. 2020 (NeRF); Sun et al. 2022 (DVGO); Chan et al. 2022 "
     "(EG3D)",
 )
+INSTANTMESH = replace(
+    METHOD,
+    route="feed-forward",
+    download_mb=KNOWN["instantmesh"].megabytes,
+    weights_licence=KNOWN["instantmesh"].licence,
+    source="Xu et al. 2024 (InstantMesh), arXiv 2404.07191",
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,8 @@ class Lifted:
     render: Callable[[Cameras], Tensor]  # one camera → [1, H, W, 3] over white
     steps: int
     stopped: str
+    guessed: str = "What no view shows is guessed: hollows keep the shape that the outlines leave, bottoms are closed."
+    recipe: dict[str, Any] | None = None  # by default that of the job
 
 
 def _gaussians(found: PosedImages, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
@@ -183,6 +211,31 @@ def _field(found: PosedImages, job: FitJob, stages: Stages, console: Console | N
             progress=_teller(console),
         )  # fmt: skip
     return Lifted(fitted, None, lambda camera: fitted.render(camera).color, fitted.steps, fitted.stopped)
+
+
+def _instantmesh(found: PosedImages, job: FitJob, stages: Stages, console: Console | None) -> Lifted:
+    """Views → the field that InstantMesh predicts of them, in one pass."""
+    assert isinstance(job.recipe, OnePass)
+    device = job.recipe.device
+    precision = torch.bfloat16 if native_bfloat16(device) else torch.float32
+    source, download = source_for("instantmesh", job.recipe.weights)
+    with stages("instantmesh"):
+        network = instantmesh.load(source, dtype=precision, device=device, download=download)
+        field = instantmesh.reconstruct(network, found.views)
+    with stages("draft"):
+        mesh = surface(field, job.settings)
+        colors = field.color(torch.from_numpy(np.asarray(mesh.vertices, np.float32))).numpy()
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=(colors * 255 + 0.5).astype(np.uint8))
+    guessed = "What no view shows is InstantMesh's prediction; so is depth, and what the views do not agree on."
+    return Lifted(
+        field,
+        None,
+        lambda camera: render_mesh(mesh, camera, shading="unlit")[..., :3],
+        0,
+        "one pass",
+        guessed,
+        {**asdict(network.config), "precision": str(precision).removeprefix("torch.")},
+    )
 
 
 def subject_of(views: Views, view: int, name: str) -> tuple[Subject, Cameras]:
