@@ -1,7 +1,7 @@
 """DINO ViT-B/16 (Caron et al. 2021), the image encoder of TripoSR, OpenLRM 1.0 and InstantMesh.
 
-The network is transformers' ViTModel, built from the sizes held here, so that nothing is fetched. The published
-checkpoints keep the names it had in transformers 4; ``PUBLISHED`` leads from those of later releases back to them.
+The network is transformers' ViTModel. The published checkpoints keep the names it had in transformers 4;
+``PUBLISHED`` leads from those of later releases back to them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import need
+from .vit import Vit, resized
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which every model here was trained with
+EPS = 1e-12  # of its norms
 POSITIONS = "embeddings.position_embeddings"
 
 PUBLISHED = (  # key of a later transformers → key in the checkpoints; keys of transformers 4 stay as they are
@@ -29,20 +31,10 @@ PUBLISHED = (  # key of a later transformers → key in the checkpoints; keys of
 
 
 @dataclass(frozen=True)
-class Dino:
+class Dino(Vit):
     """Sizes; the defaults are those of facebook/dino-vitb16."""
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
     hidden: int = 3072
-    patch: int = 16
-    stored_size: int = 224  # side of the images whose patches have stored positions
-
-    @property
-    def stored_grid(self) -> int:
-        """Patches along a side for which positions are stored."""
-        return self.stored_size // self.patch
 
 
 def vit(config: Dino, size: int, *, pooler: bool = True) -> nn.Module:
@@ -58,17 +50,11 @@ def vit(config: Dino, size: int, *, pooler: bool = True) -> nn.Module:
     """
     models = need("transformers", extra="diffusion", purpose="the image encoder DINO")
     settings = models.ViTConfig(
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
+        **config.settings(size),
         intermediate_size=config.hidden,
-        hidden_act="gelu",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        layer_norm_eps=1e-12,
-        image_size=size,
-        patch_size=config.patch,
-        qkv_bias=True,
+        layer_norm_eps=EPS,
     )
     network: nn.Module = models.ViTModel(settings, add_pooling_layer=pooler)
     return network
@@ -80,14 +66,12 @@ def resized_positions(stored: Tensor, grid: int) -> Tensor:
     As published: bicubic, with the factor (grid + 0.1) / n as the step between samples too, which later releases of
     transformers replaced by the exact factor. That would change them by up to 8 % of the largest.
     """
-    token, patches = stored[:, :1], stored[:, 1:]
-    side = round(patches.shape[1] ** 0.5)
-    if side == grid:
-        return stored
-    image = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    factor = (grid + 0.1) / side
-    wide = F.interpolate(image, scale_factor=(factor, factor), mode="bicubic", align_corners=False)
-    return torch.cat([token.float(), wide.flatten(2).transpose(1, 2)], dim=1)
+
+    def resize(plane: Tensor, side: int) -> Tensor:
+        factor = (grid + 0.1) / side
+        return F.interpolate(plane, scale_factor=(factor, factor), mode="bicubic", align_corners=False)
+
+    return resized(stored, grid, resize)
 
 
 def normalised(images: Tensor) -> Tensor:

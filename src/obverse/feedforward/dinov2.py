@@ -1,9 +1,8 @@
 """DINOv2 with registers (Oquab et al. 2023; Darcet et al. 2024), the image encoder of OpenLRM 1.1.
 
-The network is transformers' Dinov2WithRegistersModel, built from the sizes held here, so that nothing is fetched.
-Checkpoints of models that contain it keep the names of its authors' own code, in which queries, keys and values are
-one matrix; ``PUBLISHED`` leads to those names, up to that last step: ``attn.q``, ``attn.k`` and ``attn.v`` are the
-thirds of ``attn.qkv``.
+The network is transformers' Dinov2WithRegistersModel. Checkpoints of models that contain it keep the names of its
+authors' own code, in which queries, keys and values are one matrix; ``PUBLISHED`` leads to those names, up to that last
+step: ``attn.q``, ``attn.k`` and ``attn.v`` are the thirds of ``attn.qkv``.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import MissingPackageError, need
+from .vit import Vit, resized
 
 POSITIONS = "pos_embed"
 
@@ -32,20 +31,12 @@ PUBLISHED = (  # key of any transformers → key in the checkpoints, with querie
 
 
 @dataclass(frozen=True)
-class Dinov2:
+class Dinov2(Vit):
     """Sizes; the defaults are those of ViT-B/14 with registers."""
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
     patch: int = 14
+    stored_size: int = 518
     registers: int = 4
-    stored_size: int = 518  # side of the images whose patches have stored positions
-
-    @property
-    def stored_grid(self) -> int:
-        """Patches along a side for which positions are stored."""
-        return self.stored_size // self.patch
 
 
 def vit(config: Dinov2, size: int) -> nn.Module:
@@ -63,16 +54,7 @@ def vit(config: Dinov2, size: int) -> nn.Module:
             'run: pip install -U "transformers>=4.48"'
         )
     settings = models.Dinov2WithRegistersConfig(
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        mlp_ratio=4,
-        hidden_act="gelu",
-        layer_norm_eps=1e-6,
-        image_size=size,
-        patch_size=config.patch,
-        num_register_tokens=config.registers,
-        qkv_bias=True,
+        **config.settings(size), mlp_ratio=4, layer_norm_eps=1e-6, num_register_tokens=config.registers
     )
     network: Any = models.Dinov2WithRegistersModel(settings)
     network.embeddings.mask_token = None  # of its pretraining; models that contain it have none
@@ -84,10 +66,8 @@ def resized_positions(stored: Tensor, grid: int) -> Tensor:
 
     Bicubic and antialiased, by the exact factor, where DINO's are neither.
     """
-    token, patches = stored[:, :1], stored[:, 1:]
-    side = round(patches.shape[1] ** 0.5)
-    if side == grid:
-        return stored
-    image = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    other = F.interpolate(image, (grid, grid), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([token.float(), other.flatten(2).transpose(1, 2)], dim=1)
+
+    def resize(plane: Tensor, side: int) -> Tensor:
+        return F.interpolate(plane, (grid, grid), mode="bicubic", align_corners=False, antialias=True)
+
+    return resized(stored, grid, resize)

@@ -81,7 +81,7 @@ class CameraLayer(nn.Module):
 
     def __init__(self, sizes: dino.Dino) -> None:
         super().__init__()
-        self.norm1, self.norm2 = (nn.LayerNorm(sizes.width, eps=1e-12) for _ in range(2))
+        self.norm1, self.norm2 = (nn.LayerNorm(sizes.width, eps=dino.EPS) for _ in range(2))
         self.attn = Attention(sizes.width, sizes.heads, bias=True)
         self.mlp = Mlp(sizes.width, expansion=sizes.hidden // sizes.width)
         self.change = nn.Linear(sizes.width, 4 * sizes.width)
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, 1 + patches, width))
         self.patches = nn.Conv2d(3, width, sizes.patch, stride=sizes.patch)
         self.layers = nn.ModuleList(CameraLayer(sizes) for _ in range(sizes.layers))
-        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.norm = nn.LayerNorm(width, eps=dino.EPS)
         self.camera = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, pictures: Tensor, cameras: Tensor) -> Tensor:
