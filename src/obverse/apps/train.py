@@ -20,8 +20,11 @@ import typer
 from ..errors import InputError, MissingPackageError, ObverseError, OutputError, UsageError, WeightsError
 from ..formats.files import atomic_write, read_bytes, reading, writing
 from .console import Console
+from .train_zero123 import train_zero123
 
 app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+
+app.command("zero123")(train_zero123)
 
 SHARES = {"scan": 0.25, "procedural": 0.35}  # of the photographs drawn; modelled objects get the rest
 VIEWS = {"scan": 64, "procedural": 4}  # photographs per object; others take --views
@@ -115,7 +118,8 @@ def run(job: TrainJob, console: Console) -> None:
         photographs = photographs or prepare(job, console)
     learnt, held = split(photographs)
     collection = training.collect([row["path"] for row in learnt], weights_of(learnt))
-    console.say(f"{len(learnt)} objects in {len(collection)} photographs, {len(held)} objects held out")
+    if not rank:
+        console.say(f"{len(learnt)} objects in {len(collection)} photographs, {len(held)} objects held out")
     unseen = training.collect([row["path"] for row in held], [1.0] * len(held))
     network = network.train().requires_grad_(True).to(job.device)
     schedule = Schedule(steps=job.steps, minutes=job.minutes)
@@ -124,6 +128,7 @@ def run(job: TrainJob, console: Console) -> None:
         schedule=schedule, folder=job.output, validate=training.validation(unseen),
         progress=lambda row: console.say(json.dumps(row)), half=True,
     )  # fmt: skip
+    _leave()
     if rank:
         return
     measured = training.validation(unseen, count=512)(state.averaged)
@@ -358,6 +363,14 @@ def _join(device: str) -> int:
     wait = timedelta(days=1)  # for the first, while it photographs
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=wait)
     return torch.distributed.get_rank()
+
+
+def _leave() -> None:
+    """Part from the other processes, if there are any."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _device(name: str) -> str:

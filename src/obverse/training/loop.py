@@ -2,7 +2,7 @@
 
 The state after N steps depends on the seed and N only, so a run in pieces is as good as one long run; on a CPU, with
 the same number of threads, to the bit. Where ``torch.distributed`` is initialised, every process takes batches of its
-own and gradients are averaged over all (Goyal et al. 2017); the first process writes.
+own and gradients are averaged over all (Goyal et al. 2017); all begin with the first one's weights, and it writes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Schedule:
     ema: float = 0.999  # share of the averaged weights that a step keeps, once the run is long enough
     save_every: int = 100  # steps between checkpoints
     check_every: int = 1000  # steps between validations
+    accumulate: int = 1  # batches whose gradients are averaged into one step
+    log_every: int = 50  # steps that a line of the log stands for
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -63,6 +65,10 @@ class Schedule:
         rise = min(1.0, (step + 1) / max(self.warm_up, 1))
         fall = min(1.0, max(0.0, (1 - done) / max(self.cool_down, 1e-9)))
         return self.rate * rise * fall
+
+    def optimizers(self, network: nn.Module) -> list[torch.optim.Optimizer]:
+        """What updates the network. A group with a ``"share"`` learns at that multiple of the rate."""
+        return _optimizers(network, self)
 
     def over(self, step: int, seconds: float) -> bool:
         """Whether the run has ended."""
@@ -95,8 +101,8 @@ def train(
 
     Args:
         network: on the device to train on; its weights are the start unless ``folder`` holds a checkpoint.
-        batch: step → tensors on the CPU. Called ahead of time from one other thread. Processes that train together
-            give different batches.
+        batch: number, from 0, → tensors on the CPU. Called ahead of time from one other thread. Processes that train
+            together give different batches. Step s takes those from s times ``schedule.accumulate`` on.
         loss: (network, batch on the network's device) → named terms; the one called ``"loss"`` is minimised.
         schedule: how long and how fast.
         folder: ``checkpoint.pt`` and ``log.jsonl`` live here, and what the run goes on from.
@@ -109,12 +115,14 @@ def train(
 
     Raises:
         WeightsError: the folder's checkpoint is damaged or of another network or schedule.
+        UsageError: processes that train together do not see one folder.
         OutputError: the folder cannot be written to.
     """
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     state = _start(network, schedule, folder / "checkpoint.pt")
+    _agree_on_start(state)
     device = next(network.parameters()).device
     window: dict[str, list[float]] = {}
 
@@ -129,22 +137,24 @@ def train(
             progress(row)
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batch, state.step)
+        parts = schedule.accumulate
+        coming = pool.submit(batch, state.step * parts)
         while not schedule.over(state.step, state.seconds):
             start = time.perf_counter()
-            current = {k: v.to(device, non_blocking=True) for k, v in coming.result().items()}
-            coming = pool.submit(batch, state.step + 1)
             for group in (g for o in state.optimizers for g in o.param_groups):
-                group["lr"] = schedule.rate_at(state.step, state.seconds)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-                terms = loss(state.network, current)
-            terms["loss"].backward()
+                group["lr"] = schedule.rate_at(state.step, state.seconds) * group.get("share", 1.0)
+            for part in range(parts):
+                current = {k: v.to(device, non_blocking=True) for k, v in coming.result().items()}
+                coming = pool.submit(batch, state.step * parts + part + 1)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+                    terms = loss(state.network, current)
+                (terms["loss"] / parts).backward()
+                for name, value in terms.items():
+                    window.setdefault(name, []).append(float(value.detach()))
             _average_gradients(state.network)
             _step(state, schedule)
             state.seconds = _agreed(state.seconds + time.perf_counter() - start, device)
-            for name, value in terms.items():
-                window.setdefault(name, []).append(float(value.detach()))
-            if state.step % 50 == 0:
+            if state.step % schedule.log_every == 0:
                 means = {k: round(sum(v) / len(v), 5) for k, v in window.items()}
                 note({"step": state.step, "seconds": round(state.seconds, 1), **means})
                 window.clear()
@@ -164,7 +174,7 @@ def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
     Raises:
         WeightsError: it cannot be read, or is of another network or schedule.
     """
-    optimizers = _optimizers(network, schedule)
+    optimizers = schedule.optimizers(network)
     averaged = _copy(network)
     state = State(network, averaged, optimizers)
     if not checkpoint.exists():
@@ -204,12 +214,36 @@ def _optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Opti
 
 def _rank() -> int:
     """This process's number among those that train together."""
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return distributed.get_rank() if _together() else 0
+
+
+def _together() -> bool:
+    """Whether several processes train together."""
+    return bool(distributed.is_available() and distributed.is_initialized())
+
+
+def _agree_on_start(state: State) -> None:
+    """Give every process the first one's weights; averaged gradients keep them equal from then on.
+
+    Raises:
+        UsageError: a process found another checkpoint than the first, or none.
+    """
+    if not _together():
+        return
+    tensors = [*state.network.state_dict().values(), *state.averaged.state_dict().values()]
+    first = torch.tensor(state.step, device=tensors[0].device)
+    for tensor in (first, *tensors):
+        distributed.broadcast(tensor, 0)
+    if int(first) != state.step:
+        raise UsageError(
+            f"process {_rank()} would go on from step {state.step}, the first from {int(first)}; give a folder that "
+            "all of them see"
+        )
 
 
 def _average_gradients(network: nn.Module) -> None:
     """Replace every gradient by its mean over the processes that train together."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _together():
         return
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
@@ -221,7 +255,7 @@ def _average_gradients(network: nn.Module) -> None:
 
 def _agreed(seconds: float, device: torch.device) -> float:
     """The first process's clock, so that all that train together learn at one rate and end at one step."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _together():
         return seconds
     shared = torch.tensor([seconds], dtype=torch.float64, device=device)
     distributed.broadcast(shared, 0)

@@ -148,7 +148,7 @@ def _coordinates(mesh: trimesh.Trimesh, limits: Limits) -> tuple[dict[str, float
     one = np.abs(kept - np.median(kept.reshape(-1, 2), axis=0)).max((1, 2)) < 0.25 / max(picture.size)
     measures["collapsed_uv"] = float(areas[~stray][one].sum())
     density = texels / np.maximum(np.asarray(mesh.area_faces)[~stray], 1e-12)
-    thin = density < np.median(density) / 400
+    thin = density < texels.sum() / max(float(np.asarray(mesh.area_faces)[~stray].sum()), 1e-12) / 400
     streaked = _streaked(kept, np.asarray(picture.convert("RGB")), limits.streak) & thin
     measures["smeared_uv"] = float(areas[~stray][streaked].sum())
     if measures["collapsed_uv"] > limits.collapsed_uv and np.asarray(picture.convert("RGB")).std() > 2:
