@@ -65,6 +65,11 @@ def test_a_representation_that_is_none_is_bad_usage(folder, tmp_path, capsys):
     assert code == 2 and "triplane" in err
 
 
+def test_weights_are_for_networks_only(folder, tmp_path, capsys):
+    code, _, err = run("fit", folder, "-o", tmp_path / "out", "--weights", tmp_path, capsys=capsys)
+    assert code == 2 and "--to gaussians takes no weights" in err
+
+
 def test_depths_beside_the_pictures_say_where_to_begin_and_are_fitted(tmp_path, capsys):
     views = ball_views(size=48)
     write_transforms(views, tmp_path / "in")

@@ -240,6 +240,17 @@ def test_pictures_are_laid_on_white_and_resized():
     same(instantmesh.on_white(image, 4), torch.tensor([0.75, 1.0, 0.75])[:, None, None].expand(2, 3, 4, 4))
 
 
+def test_a_sheet_of_views_is_read_row_by_row():
+    sheet = torch.arange(6.0).reshape(3, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)[..., None].expand(12, 8, 3)
+    views = instantmesh.of_sheet(sheet)
+    assert views.images.shape == (6, 4, 4, 3) and views.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert all((image == image[0, 0]).all() for image in views.images)
+    azimuth = torch.atan2(views.cameras.positions[:, 0], views.cameras.positions[:, 2]).rad2deg() % 360
+    same(azimuth, torch.tensor(instantmesh.AZIMUTHS_DEG), atol=1e-3)
+    with pytest.raises(InputError, match=r"the sheet is \[8, 12, 3\]"):
+        instantmesh.of_sheet(sheet.movedim(0, 1))
+
+
 def test_other_than_square_views_around_an_object_are_refused(nerf, views):
     with pytest.raises(InputError, match=r"images \[6, 48, 40, 3\] and 6 cameras; it takes square views"):
         instantmesh.reconstruct(nerf, Views(views.images[:, :, :40], views.cameras))

@@ -12,7 +12,7 @@ the photo's side at +x, and a box two wide; here the planes are read in the worl
 of the views' cameras: x, y, z of theirs are +Z, +X, +Y of ours.
 
     network = load("TencentARC/InstantMesh")                        # or a file, or a folder
-    field = reconstruct(network, Views(images, rig()))              # images [6, H, H, 3 or 4]
+    field = reconstruct(network, Views(images, rig()))              # images [6, H, H, 3 or 4], or of_sheet(image)
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ class InstantMesh(nn.Module):
 class FlexiPlanes(TriplaneField):
     """The field of a "mesh" network: values that are negative inside, and what FlexiCubes needs besides them.
 
-    The grid is a little larger than the planes, beyond which features are zero.
+    The grid is a little larger than the planes, beyond which features are zero. Where no sample is inside, the
+    published code puts a blob in the middle; here that is an error when it is meshed.
     """
 
     move: nn.Sequential = field(kw_only=True)  # Linear(3C → ...) to 3: raw movement, in their axes
@@ -348,6 +349,19 @@ def rig(size: int = Config.image_size) -> Cameras:
     The photo that Zero123++ was given is seen from azimuth 0 and is not among them.
     """
     return orbit(AZIMUTHS_DEG, ELEVATIONS_DEG, distance=DISTANCE, fov_deg=FOV_DEG, size=size)
+
+
+def of_sheet(sheet: Tensor) -> Views:
+    """Zero123++'s picture of six views [3 · H, 2 · H, 3 or 4], three rows of two → the views, with ``rig``'s cameras.
+
+    Raises:
+        InputError: it is no such picture.
+    """
+    size = sheet.shape[0] // 3
+    if sheet.ndim != 3 or sheet.shape[:2] != (3 * size, 2 * size) or sheet.shape[2] not in (3, 4):
+        raise InputError(f"the sheet is {list(sheet.shape)}, it must be [3 · H, 2 · H, 3 or 4]; 960 × 640 is published")
+    tiles = sheet.unflatten(1, (2, size)).unflatten(0, (3, size)).movedim(2, 1)
+    return Views(tiles.flatten(0, 1), rig(size))
 
 
 def reconstruct(network: InstantMesh, views: Views) -> TriplaneField:
