@@ -1,8 +1,9 @@
 import json
+from multiprocessing import get_context
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as f
 
 from obverse.errors import OutputError, UsageError, WeightsError
@@ -54,6 +55,35 @@ def test_a_run_in_pieces_gives_the_same_bits_as_one_run(tmp_path):
     resumed = train(network(), batch, loss, schedule=plan, folder=tmp_path / "pieces", half=False)
     assert resumed.step == whole.step == 40
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def one_of_two(rank, folder):
+    """What each of two processes does: its own start, its own batches."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    other = network()
+    for parameter in other.parameters():
+        parameter.data += rank  # only the first one's start counts
+    state = train(
+        other, lambda n: batch(2 * n + rank), loss, schedule=schedule(12, log_every=6), folder=folder, half=False
+    )
+    torch.save(weights(state), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_learn_the_same_as_one_that_averages_over_both_their_batches(tmp_path):
+    alone = train(network(), batch, loss, schedule=schedule(12, accumulate=2), folder=tmp_path / "alone", half=False)
+    processes = [get_context("spawn").Process(target=one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, weights(alone), atol=1e-5)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [6, 12]  # one process writes
 
 
 def test_the_rate_rises_stays_and_falls():
