@@ -86,9 +86,9 @@ def draw(path: Path, family: str) -> None:
 
 
 def read_ball(state: dict[str, torch.Tensor], net: str, features: int, *, gain: float, level: float) -> None:
-    """Let a decoder's first output be ``level`` + ``gain`` · (RADIUS² − |p|²) for planes that add up to −|p|²."""
+    """Let a decoder's first output be ``level`` + ``gain`` · (RADIUS² − |p|²) for planes that add up to 4 − |p|²."""
     first, bias = state[f"{net}.0.weight"], state[f"{net}.0.bias"]
-    first[0], first[0, ::features], bias[0] = 0, 1, 4
+    first[0], first[0, ::features], bias[0] = 0, 1, 0
     for layer in (2, 4, 6):
         weight, bias = state[f"{net}.{layer}.weight"], state[f"{net}.{layer}.bias"]
         weight[0], weight[0, 0], bias[0] = 0, 1, 0
@@ -97,10 +97,10 @@ def read_ball(state: dict[str, torch.Tensor], net: str, features: int, *, gain: 
 
 
 def ball_planes(features: int) -> torch.Tensor:
-    """Planes [3, C, 64, 64] whose first channels add up to −|p|²; the others are noise."""
+    """Planes [3, C, 64, 64] whose first channels add up to 4 − |p|², and to less beyond; the others are noise."""
     planes = torch.randn(3, features, 64, 64, generator=torch.Generator().manual_seed(1))
     t = (torch.arange(64) + 0.5) / 32 - 1
-    planes[:, 0] = -0.5 * (t[:, None].square() + t.square())
+    planes[:, 0] = 4 / 3 - 0.5 * (t[:, None].square() + t.square())
     return planes
 
 
