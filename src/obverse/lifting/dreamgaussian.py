@@ -128,8 +128,8 @@ def lift(
     density = local_density(gaussians)
     mesh = meshed(density)
     texels = TextureCanvas(mesh, size=texture, colors=_nearest(gaussians), device=device)
-    around = refinement.around
-    texels.paint(*back_project(gaussians, texels, distance=around.distance, fov_deg=around.fov_deg))
+    around, side = refinement.around, refinement.stages[-1].size
+    texels.paint(*back_project(gaussians, texels, distance=around.distance, fov_deg=around.fov_deg, size=side))
     beside = None if checkpoint is None else checkpoint.with_name(checkpoint.name + ".texture")
     distill(
         texels, refining(denoiser, scale=recipe.asking.scale), recipe=refinement, photo=photo, seed=seed,
@@ -351,14 +351,13 @@ def refining(denoiser: Denoiser, *, scale: float = 5.0, skipped: tuple[float, fl
     return judge
 
 
-def painted_points(mesh: trimesh.Trimesh, count: int = 300_000) -> tuple[Any, Tensor]:
-    """Points on a textured mesh and their colours: a tree to search, and colours [count, 3] in 0–1."""
-    points, face = trimesh.sample.sample_surface(mesh, count, seed=0)
-    corners = mesh.triangles[face]
-    share = trimesh.triangles.points_to_barycentric(corners, points)
+def painted_points(mesh: trimesh.Trimesh) -> tuple[Any, Tensor]:
+    """Points on a textured mesh, about one for every third texel, and their colours in 0–1 → a tree, and [N, 3]."""
     visual: Any = mesh.visual
-    uv = np.einsum("nk,nkc->nc", share, np.asarray(visual.uv)[mesh.faces[face]])
     image = np.asarray(visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
+    points, face = trimesh.sample.sample_surface(mesh, image.shape[0] * image.shape[1] // 3, seed=0)
+    share = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)
+    uv = np.einsum("nk,nkc->nc", share, np.asarray(visual.uv)[mesh.faces[face]])
     column = np.clip(uv[:, 0] * image.shape[1], 0, image.shape[1] - 1).astype(np.int64)
     row = np.clip((1 - uv[:, 1]) * image.shape[0], 0, image.shape[0] - 1).astype(np.int64)
     return cKDTree(points), torch.from_numpy(image[row, column])

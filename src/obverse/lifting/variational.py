@@ -172,16 +172,17 @@ class Vsd(Sds):
         views = flattened(cameras)
         if float(torch.rand((), generator=generator)) < self.learning.forget:
             views = torch.zeros_like(views)
-        with torch.enable_grad():
-            answer = self._answer(question, cameras, views)
+        self.optimiser.zero_grad()
+        # The backward pass too is inside: activations may be computed anew in it, and must meet the same additions.
+        with torch.enable_grad(), self.additions.active(views.to(question.noisy.device)):
+            answer = self.learner.predict(question.noisy, question.times, cameras)[1].to(question.noisy)
             if not answer.requires_grad:
                 raise InputError(
                     f"{type(self.learner).__name__}.predict answers without gradients, so nothing can be learnt; pass "
                     "a denoiser that does not switch them off, and the network it really asks"
                 )
             loss = (answer - self._target(question)).square().mean()
-        self.optimiser.zero_grad()
-        loss.backward()
+            loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning.rate * min(1.0, (self.steps + 1) / self.learning.warmup)
         self.optimiser.step()
@@ -191,12 +192,9 @@ class Vsd(Sds):
             raise InputError(f"the loss of the second model became {value}; lower its rate")
         return value
 
-    def _answer(self, question: Asked, cameras: Cameras, views: Tensor) -> Tensor:
-        with self.additions.active(views.to(question.noisy.device)):
-            return self.learner.predict(question.noisy, question.times, cameras)[1].to(question.noisy)
-
     def _learnt(self, question: Asked, cameras: Cameras, views: Tensor) -> Tensor:
-        answer = self._answer(question, cameras, views)
+        with self.additions.active(views.to(question.noisy.device)):
+            answer = self.learner.predict(question.noisy, question.times, cameras)[1].to(question.noisy)
         return to_epsilon(answer, question.noisy, question.alphas, self.learner.prediction)
 
     def _target(self, question: Asked) -> Tensor:
