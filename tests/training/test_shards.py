@@ -48,10 +48,10 @@ def test_a_shard_is_finished_when_its_decisions_are_there_and_its_bytes_are_all(
 
 def test_a_shard_cut_short_is_named(tmp_path, shard):
     shard.write_bytes(shard.read_bytes()[:3000])
-    with pytest.raises(InputError, match="shard-000000.tar is a damaged shard"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar is a damaged shard"):
         open_shards(tmp_path)
     shard.with_suffix(".jsonl").unlink()  # nothing but the tar itself can tell now
-    with pytest.raises(InputError, match="shard-000000.tar is a damaged shard"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar is a damaged shard"):
         open_shards(tmp_path)
 
 

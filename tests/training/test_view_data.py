@@ -24,7 +24,7 @@ def cameras():
 
 
 def test_directions_favour_the_corners_of_the_cube_they_are_drawn_in(cameras):
-    """Uniform on the sphere, the mean of x⁴ + y⁴ + z⁴ is 0.6; normalised from a cube it is what the grid below gives."""
+    """Uniform on the sphere, the mean of x⁴ + y⁴ + z⁴ is 0.6; normalised from a cube, what the grid gives."""
     axis = (np.arange(60) + 0.5) / 60
     grid = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
     grid /= np.linalg.norm(grid, axis=-1, keepdims=True)

@@ -2,7 +2,7 @@
 
 Settings are those of cvlab-columbia/zero123 ``objaverse-rendering/scripts/blender_script.py``: 128 samples, denoised,
 diffuse and glossy light bounces once, transparent and transmitted three times, filter width 0.01, transparent film, one
-huge area lamp above. Objects are normalised here and handed over as a GLB, so both renderers see the same triangles; what our
+huge area lamp above. Objects are normalised here and handed over as a GLB, so both see the same triangles; what our
 reader drops (metalness and roughness maps, transparency) Blender does not see either.
 
 Not run where this was written: the package ``bpy`` could not be installed there.
