@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import __version__
 from .asset import Asset
-from .cameras import Cameras
+from .cameras import Cameras, Views
 from .checks import Check
 from .errors import NoObjectError, UsageError
 from .evaluation.consistency import inspect
@@ -35,6 +35,9 @@ from .feedforward import splatter_image as splatters
 from .feedforward import triposr as tsr
 from .feedforward.framing import framed
 from .gaussians import Gaussians, rescale
+from .lifting.fuse import fuse
+from .multiview import zero123 as turner
+from .multiview.cutouts import cut_out
 from .photo import Subject, read_photo
 from .render.fields import Field, FlexiField
 from .render.triangles import render_mesh
@@ -258,6 +261,30 @@ def openlrm(
     )
 
 
+def zero123(
+    subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
+) -> Reconstruction:
+    """Zero-1-to-3: fifteen views by diffusion, each on its own, and the solid that they and the photo agree on."""
+    precision = torch.bfloat16 if native_bfloat16(device) else torch.float32
+    model = loaded(turner.load, *source_for("zero123", weights), device, precision)
+    up = model.elevation(subject, seed=seed)
+    cameras = turner.surround(up.degrees, size=model.size)
+    made = cut_out(model.views(subject, cameras[1:], seed=seed, source_elevation_deg=up.degrees))
+    photo = turner.photo_view(subject, model.size)
+    solid = solid_of(fuse(Views(torch.cat([photo[None], made.views.images]), cameras)))
+    return Reconstruction(
+        solid,
+        framed(solid, subject.rgba[..., 3], cameras[0]),
+        guessed=(
+            "Shape and colour of the sides that the photo does not show are taken from views that Zero-1-to-3 made up, "
+            "one at a time; where they contradict each other, what most of them see through is gone.",
+            f"The camera is taken to be {up.words} above the horizon, for which views agree best, with a field of view "
+            "of 49°.",
+        ),
+        details={"weights": model.loaded, "precision": str(precision).removeprefix("torch."), "views": len(cameras)},
+    )
+
+
 @lru_cache(maxsize=1)  # a folder of photos loads its network once; another method's takes its place
 def loaded(load: Callable[..., Any], source: str | Path, download: bool, device: str, dtype: torch.dtype) -> Any:
     """A family's network, kept from one photo to the next."""
@@ -313,6 +340,15 @@ METHODS: dict[str, Method] = {
         licence="unverified (BSD-3-Clause by a survey)",
         weights_licence=KNOWN["splatter-image"].licence,
         source="Szymanowicz et al. 2024, arXiv 2312.13150",
+    ),
+    "zero123": Method(
+        make=zero123,
+        route="multi-view diffusion",
+        views=15,
+        download_mb=KNOWN["zero123"].megabytes,
+        licence="MIT",
+        weights_licence=KNOWN["zero123"].licence,
+        source="Liu et al. 2023, arXiv 2303.11328; Laurentini 1994 (visual hull)",
     ),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .cameras import Views
 from .photo import Subject
 
 if TYPE_CHECKING:
@@ -27,9 +30,41 @@ def contact_sheet(asset: Asset, *, cell: int = 224) -> Image.Image:
         asset: what to show.
         cell: side of one picture in pixels.
     """
+    sheet, put = _paper(len(AZIMUTHS) + 1, 2, cell)
+    put(0, 0, letterbox(as_shown(asset.subject), cell), "photo")
+    put(0, 1, over_checkerboard(asset.subject.resized(cell)), f"cut-out ({asset.subject.matte})")
+    for row, kind in enumerate(("mesh", "splat")):
+        views = asset.views(AZIMUTHS, ELEVATION, size=cell, of=kind)  # type: ignore[arg-type]
+        for column, azimuth in enumerate(AZIMUTHS):
+            put(column + 1, row, to_image(views.images[column, ..., :3]), f"{kind} {azimuth}°")
+    return sheet
+
+
+def views_sheet(subject: Subject, views: Views, labels: Sequence[str], *, cell: int = 224) -> Image.Image:
+    """The photo and its cut-out, then views [V, H, W, 3 or 4] with a label each, in rows of at most eight.
+
+    Args:
+        subject: what the views were made from.
+        views: what to show.
+        labels: one per view.
+        cell: side of one picture in pixels.
+    """
+    pictures = [letterbox(as_shown(subject), cell), over_checkerboard(subject.resized(cell))]
+    for image in views.images:
+        opaque = image.shape[-1] == 3
+        pictures.append(to_image(image) if opaque else to_image(image[..., :3] * image[..., 3:] + 1 - image[..., 3:]))
+    columns = min(8, len(pictures))
+    sheet, put = _paper(columns, math.ceil(len(pictures) / columns), cell)
+    for place, (picture, label) in enumerate(zip(pictures, ["photo", "cut-out", *labels], strict=True)):
+        put(place % columns, place // columns, picture, label)
+    return sheet
+
+
+def _paper(columns: int, rows: int, cell: int) -> tuple[Image.Image, Callable[[int, int, Image.Image, str], None]]:
+    """An empty sheet, and a function that puts a labelled picture into (column, row) of it."""
     label, gap = max(14, cell // 12), 6
-    columns, height = len(AZIMUTHS) + 1, cell + label
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, 2 * (height + gap) + gap), PAPER)
+    height = cell + label
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (height + gap) + gap), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(label * 0.72)
 
     def put(column: int, row: int, image: Image.Image, text: str) -> None:
@@ -40,13 +75,7 @@ def contact_sheet(asset: Asset, *, cell: int = 224) -> Image.Image:
         draw.rectangle((x - 1, y - 1, x + cell, y + height), outline=GRID)
         draw.text((x + 5, y + cell + 1), text, fill=INK, font=font)
 
-    put(0, 0, letterbox(as_shown(asset.subject), cell), "photo")
-    put(0, 1, over_checkerboard(asset.subject.resized(cell)), f"cut-out ({asset.subject.matte})")
-    for row, kind in enumerate(("mesh", "splat")):
-        views = asset.views(AZIMUTHS, ELEVATION, size=cell, of=kind)  # type: ignore[arg-type]
-        for column, azimuth in enumerate(AZIMUTHS):
-            put(column + 1, row, to_image(views.images[column, ..., :3]), f"{kind} {azimuth}°")
-    return sheet
+    return sheet, put
 
 
 def to_image(pixels: Tensor) -> Image.Image:

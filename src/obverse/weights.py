@@ -47,6 +47,8 @@ class Weights:
         return f"{self.megabytes} MB, {self.licence}{'' if self.commercial else ', not for commercial use'}"
 
 
+ZERO123_LICENCE = "unverified (research only by a card)"
+
 # By method. Sizes are counted from the published key lists; the Hub says the exact ones.
 KNOWN: dict[str, Weights] = {
     "triposr": Weights("stabilityai/TripoSR", ("model.ckpt",), 1677, "MIT", commercial=True),
@@ -65,6 +67,28 @@ KNOWN: dict[str, Weights] = {
         226,
         "unverified (MIT by a survey)",
         commercial=False,
+    ),
+    # Sizes count the UNet, its average and Adam's state of the training, which the last two lack. The code is MIT; the
+    # weights came without a licence that could be read, and the card of a repackage says research only.
+    "zero123": Weights("cvlab/zero123-weights", ("105000.ckpt",), 15464, ZERO123_LICENCE, commercial=False),
+    "zero123-165000": Weights("cvlab/zero123-weights", ("165000.ckpt",), 15464, ZERO123_LICENCE, commercial=False),
+    "zero123-230000": Weights("cvlab/zero123-weights", ("230000.ckpt",), 15464, ZERO123_LICENCE, commercial=False),
+    "zero123-300000": Weights("cvlab/zero123-weights", ("300000.ckpt",), 15464, ZERO123_LICENCE, commercial=False),
+    "zero123-xl": Weights(  # a repackage: the original is no file on the Hub
+        "ashawkey/zero123-xl-diffusers",
+        (
+            "model_index.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+            "image_encoder/model.safetensors",
+            "clip_camera_projection/diffusion_pytorch_model.safetensors",
+        ),
+        4991,
+        ZERO123_LICENCE,
+        commercial=False,
+    ),
+    "stable-zero123": Weights(
+        "stabilityai/stable-zero123", ("stable_zero123.ckpt",), 8584, "Stability AI, non-commercial", commercial=False
     ),
 }
 
@@ -323,16 +347,37 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
 
 
-def _read_pickle(path: Path) -> Any:
+class _Trainer:
+    """Stands for a trainer's class that a checkpoint names: it is never asked anything."""
+
+
+def _unpickle(path: Path) -> Any:
+    """A torch file by the weights-only unpickler, mapped if possible.
+
+    Lightning's old checkpoints name classes of its own, as keys of its callbacks' state. Those names are given to an
+    empty class: none of Lightning's code is imported or run.
+    """
     import torch
 
+    names: list[str] = []
+    while True:
+        with torch.serialization.safe_globals([(type(name, (_Trainer,), {}), name) for name in names]):
+            try:
+                return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+            except RuntimeError as error:
+                if "mmap" not in str(error):  # files of before torch 1.6 cannot be mapped
+                    raise
+                return torch.load(path, weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError as error:
+                named = re.search(r"GLOBAL ((?:pytorch_)?lightning\.[\w.]+)", str(error))
+                if not named or named[1] in names or len(names) >= 32:
+                    raise
+                names.append(named[1])
+
+
+def _read_pickle(path: Path) -> Any:
     try:
-        try:
-            return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-        except RuntimeError as error:
-            if "mmap" not in str(error):  # files of before torch 1.6 cannot be mapped
-                raise
-            return torch.load(path, weights_only=True, map_location="cpu")
+        return _unpickle(path)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"the Python object {named[1]}" if named else "data that is not a torch checkpoint, or Python objects"

@@ -291,7 +291,7 @@ def test_only_upright_cameras_on_the_origin_are_views_it_can_make():
     assert (cameras.width, cameras.height) == (32, 32)
     torch.testing.assert_close(spherical(cameras)[0], torch.tensor([5.0, 90.0]).double(), atol=0.01, rtol=0)
     beside = look_at(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([0.5, 0.0, 0.0]))
-    with pytest.raises(InputError, match="camera 0 does not look at the origin with .Y up"):
+    with pytest.raises(InputError, match="camera 0 does not look at the origin"):
         z.as_published(Cameras(beside, pinhole(30, 8, 8)[None], 8, 8), 32)
 
 

@@ -17,7 +17,9 @@ import typer
 from .. import __version__
 from ..errors import EXIT_CODES, OutputError, UsageError
 from . import data as data_commands
+from . import distill as distill_commands
 from . import train as train_commands
+from . import views as views_commands
 from . import weights as weights_commands
 from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
 
@@ -35,7 +37,9 @@ app = typer.Typer(
 
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(train_commands.app, name="train")
+app.command(epilog=EXIT_CODE_TEXT)(views_commands.views)
 app.add_typer(data_commands.app, name="data")
+app.command(epilog=EXIT_CODE_TEXT)(distill_commands.distill)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]

@@ -1,8 +1,8 @@
 """Do predicted views show one object? How far their outlines and colours agree, and what elevation that speaks for.
 
-The points that every view has inside its outline form the hull. Where the views agree, the hull seen from each of them
-fills the outline again; where one contradicts another, parts of the outline have nothing behind them. Points of the
-hull's surface that several views see should have one colour. Neither needs a true picture.
+Every pixel of the object is a ray. Where the views agree, some point of the ray lies inside the outline of every other
+view; where one contradicts another, there is none. The first such point is where the hull's surface is seen, and other
+views that see it too should show the same colour. Neither needs a true picture.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor
 from ..cameras import Cameras, Views
 from ..errors import UsageError
 
-GRID = 56  # points along the side of the cube that is looked at
-HALF = 0.75  # half side of that cube, object units
-CELLS = 36  # along a picture's side, in which outlines are compared; coarser than the points seen from the front
+PIXELS = 48  # rays along a picture's side
+DEPTHS = 96  # points along a ray
+HALF = 0.85  # points are looked for so far in front of and behind the origin, object units
+SLACK = 1  # pixels of a ray by which outlines are widened, for soft edges
 INK = 0.04  # a pixel is object if its darkest channel is farther from white
 ELEVATIONS = tuple(range(-10, 61, 10))
 
@@ -29,8 +30,8 @@ ELEVATIONS = tuple(range(-10, 61, 10))
 class Agreement:
     """How far views agree, 0–1 each."""
 
-    shape: float  # mean over views: overlap of the outline with the hull's
-    color: float  # 1 less twice the mean deviation of a surface point's colour over the views that see it
+    shape: float  # mean over views: share of the outline that the other views allow
+    color: float  # 1 less twice the mean difference of colour between two views of one point of the hull
 
     @property
     def score(self) -> float:
@@ -43,7 +44,7 @@ class Elevation:
     """An estimate of the photo's elevation."""
 
     degrees: float
-    sureness: float  # 0–1: lead over the best candidate that is no neighbour, as a share of the scores' spread
+    sureness: float  # 0–1: lead over the best candidate that is no neighbour, beside what even the best leaves open
     candidates: tuple[float, ...]
     scores: tuple[float, ...]
 
@@ -67,59 +68,75 @@ def agreement(views: Views) -> Agreement:
     """
     if len(views) < 2:
         raise UsageError("agreement is a matter of at least two views; make more")
-    images, masks = views.images.float().cpu(), silhouettes(views.images).cpu()
+    images, masks = _small(views.images.float().cpu())
     cameras = Cameras(
         views.cameras.world_to_camera.float().cpu(), views.cameras.intrinsics.float().cpu(),
         views.cameras.width, views.cameras.height,
-    )  # fmt: skip
-    line = torch.linspace(-HALF, HALF, GRID)
-    points = torch.cartesian_prod(line, line, line)
-    pixels, depth = cameras.project(points)  # [V, N, 2], [V, N]
-    inside = torch.stack([_sample(mask[..., None], at)[:, 0] > 0.5 for mask, at in zip(masks, pixels, strict=True)])
-    hull = (inside & (depth > 0)).all(0)
-    pixels, depth = pixels[:, hull], depth[:, hull]
-    scale = torch.tensor([CELLS / cameras.width, CELLS / cameras.height])
-    cells = (pixels * scale).long().clamp(0, CELLS - 1) @ torch.tensor([1, CELLS])  # [V, M] row-major
-    shape = sum(_overlap(mask, cell) for mask, cell in zip(masks, cells, strict=True)) / len(masks)
-    return Agreement(float(shape), _color_agreement(images, pixels, depth, cells))
+    ).resized(PIXELS, PIXELS)  # fmt: skip
+    wide = F.max_pool2d(masks[:, None].float(), 2 * SLACK + 1, stride=1, padding=SLACK)[:, 0] > 0
+    allowed, fronts = [], torch.full((len(images), PIXELS, PIXELS), math.inf)
+    for view, mask in enumerate(masks):
+        explained, depth = _explained(view, mask, wide, cameras)
+        allowed.append(float(explained.float().mean()) if len(explained) else 0.0)
+        fronts[view][mask] = torch.where(explained, depth, math.inf)
+    return Agreement(sum(allowed) / len(allowed), _color_agreement(images, fronts, cameras))
 
 
-def _overlap(mask: Tensor, cells: Tensor) -> float:
-    """Intersection over union of an outline [H, W] and the cells that the hull covers."""
-    outline = F.interpolate(mask[None, None].float(), (CELLS, CELLS), mode="area")[0, 0] > 0.5
-    covered = torch.zeros(CELLS * CELLS, dtype=torch.bool).index_fill_(0, cells, True).view(CELLS, CELLS)
-    return float((outline & covered).sum() / (outline | covered).sum().clamp_min(1))
+def _small(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images at the size rays are cast at → colours [V, P, P, 3] and outlines [V, P, P]."""
+    covered = silhouettes(images).float()[..., None]
+    both = torch.cat([images[..., :3] * covered, covered], dim=-1).permute(0, 3, 1, 2)
+    small = F.interpolate(both, (PIXELS, PIXELS), mode="area").permute(0, 2, 3, 1)
+    return small[..., :3] / small[..., 3:].clamp_min(1e-3), small[..., 3] > 0.5
 
 
-def _color_agreement(images: Tensor, pixels: Tensor, depth: Tensor, cells: Tensor) -> float:
-    """Agreement of the colours of the hull's points [V, M] that at least two views see in front."""
-    step = 2 * HALF / (GRID - 1)
-    seen, colors = torch.zeros_like(depth, dtype=torch.bool), []
-    for view in range(len(images)):
-        nearest = torch.full((CELLS * CELLS,), math.inf)
-        nearest.scatter_reduce_(0, cells[view], depth[view], "amin")
-        seen[view] = depth[view] <= nearest[cells[view]] + 1.5 * step
-        colors.append(_sample(images[view, ..., :3], pixels[view]))
-    stacked, several = torch.stack(colors), seen.sum(0) >= 2  # [V, M, 3], [M]
-    if not bool(several.any()):
-        return 0.0
-    weight = seen[:, several, None].float()
-    stacked = stacked[:, several]
-    mean = (stacked * weight).sum(0) / weight.sum(0)
-    deviation = ((stacked - mean).abs() * weight).sum() / (3 * weight.sum())
-    return max(0.0, 1 - 2 * float(deviation))
+def _explained(view: int, mask: Tensor, wide: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """For each pixel [N] of an outline: whether every other view allows it, and the depth of the first such point."""
+    rows, columns = mask.nonzero().unbind(-1)
+    pixels = torch.stack([columns + 0.5, rows + 0.5, torch.ones(len(rows))], dim=-1)
+    rays = pixels @ torch.linalg.inv(cameras.intrinsics[view]).T  # [N, 3], depth 1
+    middle = float(cameras.positions[view].norm())
+    depths = middle + torch.linspace(-HALF, HALF, DEPTHS)
+    rotation, position = cameras.world_to_camera[view, :3, :3], cameras.positions[view]
+    points = (rays[:, None] * depths[:, None]) @ rotation + position  # [N, D, 3]
+    inside = (depths > 0).expand(len(rows), -1).clone()
+    for other in range(len(wide)):
+        if other != view and len(rows):
+            at, ahead = cameras[other].project(points.reshape(-1, 3))
+            inside &= (_sample(wide[other, ..., None], at)[:, 0] & (ahead > 0)).view_as(inside)
+    return inside.any(-1), depths[inside.float().argmax(-1)]
+
+
+def _color_agreement(images: Tensor, fronts: Tensor, cameras: Cameras) -> float:
+    """Likeness of the colours of the hull's points, seen from [V, P, P] pixels at depths ``fronts``, in other views."""
+    difference, count = 0.0, 0
+    for view, front in enumerate(fronts):
+        rows, columns = torch.isfinite(front).nonzero().unbind(-1)
+        pixels = torch.stack([columns + 0.5, rows + 0.5, torch.ones(len(rows))], dim=-1)
+        local = pixels @ torch.linalg.inv(cameras.intrinsics[view]).T * front[rows, columns, None]
+        points = local @ cameras.world_to_camera[view, :3, :3] + cameras.positions[view]
+        for other in range(len(fronts)):
+            if other == view:
+                continue
+            at, depth = cameras[other].project(points)
+            seen = (depth - _sample(fronts[other, ..., None], at)[:, 0]).abs() < 3 * 2 * HALF / DEPTHS
+            there = _sample(images[other], at[seen])
+            difference += float((images[view, rows[seen], columns[seen]] - there).abs().sum()) / 3
+            count += int(seen.sum())
+    return max(0.0, 1 - 2 * difference / count) if count else 0.0
 
 
 def _sample(image: Tensor, pixels: Tensor) -> Tensor:
-    """Nearest pixels of an image [H, W, C] at [N, 2] → [N, C]; 0 outside it."""
+    """Nearest pixels of an image [H, W, C] at [N, 2] → [N, C]; False or infinite outside it."""
     height, width = image.shape[:2]
     x, y = pixels[:, 0].floor().long(), pixels[:, 1].floor().long()
     fits = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return image[y.clamp(0, height - 1), x.clamp(0, width - 1)] * fits[:, None]
+    found = image[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    return found & fits[:, None] if image.dtype == torch.bool else torch.where(fits[:, None], found, math.inf)
 
 
 def best_elevation(views_at: Callable[[float], Views], candidates: Sequence[float] = ELEVATIONS) -> Elevation:
-    """Try elevations of the photo → the one whose views agree best.
+    """Try elevations of the photo → the one whose views agree best about the shape.
 
     Args:
         views_at: elevation in degrees → views, the photo among them, with the cameras they have if the photo was taken
@@ -131,11 +148,10 @@ def best_elevation(views_at: Callable[[float], Views], candidates: Sequence[floa
     """
     if len(candidates) < 2:
         raise UsageError("an elevation is chosen among at least two candidates; name more, or pass the elevation")
-    scores = [agreement(views_at(float(candidate))).score for candidate in candidates]
+    scores = [agreement(views_at(float(candidate))).shape for candidate in candidates]
     best = max(range(len(scores)), key=scores.__getitem__)
-    others = [score for i, score in enumerate(scores) if abs(i - best) > 1]
-    spread = scores[best] - min(scores)
-    sureness = (scores[best] - max(others)) / spread if others and spread > 0.01 else 0.0
+    lead = scores[best] - max((score for i, score in enumerate(scores) if abs(i - best) > 1), default=scores[best])
+    sureness = max(0.0, lead) / (max(0.0, lead) + 1 - scores[best]) if lead > 1e-6 else 0.0
     return Elevation(
-        float(candidates[best]), max(0.0, sureness), tuple(map(float, candidates)), tuple(scores)
+        float(candidates[best]), sureness, tuple(map(float, candidates)), tuple(scores)
     )  # fmt: skip

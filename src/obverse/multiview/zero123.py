@@ -36,20 +36,27 @@ from .zero123_inputs import (
     as_published,
     clip_pixels,
     orbit_cameras,
+    photo_view,
     pose_embedding,
     pose_vector,
     prepared,
     spherical,
+    surround,
 )
 
 __all__ = [
     "PUBLISHED", "Condition", "ConditionedDenoiser", "Family", "Sampling", "Sizes", "Zero123", "as_published", "build",
-    "load", "orbit_cameras", "pose_embedding", "pose_vector", "save", "save_checkpoint",
+    "load", "orbit_cameras", "photo_view", "pose_embedding", "pose_vector", "save", "save_checkpoint", "surround",
 ]  # fmt: skip
 
 LATENT_SCALE = 0.18215  # of latents that are diffused; the conditioning latents are not scaled
 STEPS, BETA_START, BETA_END = 1000, 0.00085, 0.0120
-PROBES = ((45, 0), (-45, 0), (0, 20))  # azimuth and elevation, from the photo's camera: the views that tell elevations
+PROBES = (
+    (60, 0),
+    (-60, 0),
+    (150, 0),
+    (0, 25),
+)  # azimuth and elevation, from the photo's camera: the views that tell elevations
 PROBE_STEPS = 25
 
 LOG = logging.getLogger("obverse")

@@ -39,6 +39,14 @@ def orbit_cameras(
     return orbit(azimuth_deg, elevation_deg, distance=DISTANCE, fov_deg=FOV_DEG, size=size)
 
 
+def surround(elevation_deg: float, *, size: int = 256) -> Cameras:
+    """Sixteen cameras to make a solid from: eight around at the photo's elevation, itself the first, four higher up,
+    four lower down."""
+    high, low = min(elevation_deg + 35, 75), max(elevation_deg - 35, -60)
+    azimuths = [45 * i for i in range(8)] + [45 + 90 * i for i in range(4)] * 2
+    return orbit_cameras(azimuths, [elevation_deg] * 8 + [high] * 4 + [low] * 4, size=size)
+
+
 def as_published(cameras: Cameras, size: int) -> Cameras:
     """The family's cameras that see the object from the same places and as large as the given ones do.
 
@@ -54,7 +62,7 @@ def as_published(cameras: Cameras, size: int) -> Cameras:
     if bool((off[~steep] > 0.05).any()):
         first = int(((off > 0.05) & ~steep).nonzero()[0, 0])
         raise InputError(
-            f"camera {first} does not look at the origin with +Y up, and Zero-1-to-3 makes no other views; make cameras "
+            f"camera {first} does not look at the origin with +Y up, and Zero-1-to-3 makes no other views; make it "
             "with cameras.orbit"
         )
     intrinsics = pinhole(FOV_DEG, size, size).to(positions).expand(len(positions), 3, 3)
@@ -147,6 +155,14 @@ def prepared(picture: Subject | Tensor, size: int) -> Tensor:
             pixels = _resized(pixels, size, size)
         _check_white(pixels[0])
     return pixels * 2 - 1
+
+
+def photo_view(subject: Subject, size: int) -> Tensor:
+    """A cut-out as the network is shown it, with the alpha it came with → [size, size, 4] in 0–1."""
+    black = torch.cat([torch.zeros_like(subject.rgba[..., :3]), subject.rgba[..., 3:]], dim=-1)
+    alpha = 1 - _framed(black, size)[0, :1]
+    rgb = (_framed(subject.rgba, size)[0] - (1 - alpha)) / alpha.clamp_min(1e-3)
+    return torch.cat([rgb.clamp(0, 1) * (alpha > 0), alpha]).permute(1, 2, 0)
 
 
 def _on_white(image: Tensor) -> Tensor:

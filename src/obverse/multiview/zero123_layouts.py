@@ -344,7 +344,7 @@ def family_for(asked: Family | None, found: Found, source: str | Path) -> tuple[
     if said is None:
         raise WeightsError(
             f"{source} has the layout that zero123 and stable-zero123 share, and no name that tells which it is; pass "
-            "family='zero123' or family='stable-zero123'"
+            "family='zero123' or family='stable-zero123', or rename it to say so"
         )
     return said, why  # type: ignore[return-value]
 
