@@ -13,6 +13,7 @@ from obverse.training.loop import train
 from obverse.training.lora import adapt, merge
 from obverse.training.pairs import Pairs, batches, draw
 from obverse.training.shards import open_shards, shard_path, write_shard
+from obverse.training.starts import as_published, from_nothing, from_variations, is_variations
 from obverse.training.view_data import photograph_object
 
 pytest.importorskip("diffusers")
@@ -37,7 +38,7 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture
 def model():
-    return training.from_nothing(build(SMALLEST, seed=0))
+    return from_nothing(build(SMALLEST, seed=0))
 
 
 def plan(steps, **changes):
@@ -73,7 +74,7 @@ def test_the_projection_learns_ten_times_as_fast_with_adamw_as_published(model):
 
 def test_a_run_in_pieces_gives_the_same_bits_as_one_run(pairs, tmp_path):
     """Fresh models, as in a new process; gradients are accumulated over two batches."""
-    _, whole = learn(training.from_nothing(build(SMALLEST)), pairs, tmp_path / "whole", 5, accumulate=2)
+    _, whole = learn(from_nothing(build(SMALLEST)), pairs, tmp_path / "whole", 5, accumulate=2)
 
     class Stop(Exception):
         pass
@@ -84,8 +85,8 @@ def test_a_run_in_pieces_gives_the_same_bits_as_one_run(pairs, tmp_path):
         return batches(pairs, size=2, latent_size=8, seed=0)(number)
 
     with pytest.raises(Stop):
-        learn(training.from_nothing(build(SMALLEST)), pairs, tmp_path / "parts", 5, batch=stopping, accumulate=2)
-    _, resumed = learn(training.from_nothing(build(SMALLEST)), pairs, tmp_path / "parts", 5, accumulate=2)
+        learn(from_nothing(build(SMALLEST)), pairs, tmp_path / "parts", 5, batch=stopping, accumulate=2)
+    _, resumed = learn(from_nothing(build(SMALLEST)), pairs, tmp_path / "parts", 5, accumulate=2)
     assert resumed.step == whole.step == 5
     assert torch.equal(flat(resumed.network), flat(whole.network))
     assert torch.equal(flat(resumed.averaged), flat(whole.averaged))
@@ -136,9 +137,33 @@ def test_the_camera_is_heard_from_the_start(model):
 
 
 def test_a_published_start_has_the_identity_on_embeddings(model):
-    weight = training.as_published(model).projection.weight
+    weight = as_published(model).projection.weight
     assert torch.equal(weight[:, :8], torch.eye(8)) and weight[:, 8:].abs().max() <= 1 / math.sqrt(12)
     assert not model.projection.bias.any()
+
+
+def test_image_variations_are_widened_so_that_the_new_channels_say_nothing_at_first(tmp_path):
+    """A folder as diffusers writes it, of the smallest sizes, with a UNet of four channels."""
+    old = build(SMALLEST, seed=4)
+    config = {**old.unet.config, "in_channels": 4}
+    narrow = type(old.unet).from_config(config)
+    narrow.save_pretrained(tmp_path / "unet")
+    old.vae.save_pretrained(tmp_path / "vae")
+    old.image_encoder.save_pretrained(tmp_path / "image_encoder")
+    assert is_variations(tmp_path) and not is_variations(tmp_path / "vae")
+    model = from_variations(tmp_path, size=16)
+    assert model.sizes == SMALLEST
+    assert torch.equal(flat(model.vae), flat(old.vae)) and torch.equal(
+        flat(model.image_encoder), flat(old.image_encoder)
+    )
+    noisy, latents, context = (torch.randn(shape) for shape in ((1, 4, 8, 8), (1, 4, 8, 8), (1, 1, 8)))
+    expected = narrow(noisy, 500, encoder_hidden_states=context).sample
+    assert torch.allclose(
+        model.unet(torch.cat([noisy, latents], 1), 500, encoder_hidden_states=context).sample, expected
+    )
+    (tmp_path / "vae" / "config.json").unlink()
+    with pytest.raises(WeightsError, match="image-variations"):
+        from_variations(tmp_path, size=16)
 
 
 def test_adapters_change_nothing_at_first_and_are_all_that_is_trained(model, pairs, tmp_path):
@@ -204,7 +229,7 @@ def test_a_trained_model_is_saved_and_loaded_with_its_sizes(model, pairs, tmp_pa
 def test_a_checkpoint_of_adapters_is_not_one_of_the_whole_network(model, pairs, tmp_path):
     learn(model, pairs, tmp_path, 2, lora=2)
     with pytest.raises(WeightsError, match="another network"):
-        learn(training.from_nothing(build(SMALLEST)), pairs, tmp_path, 3)
+        learn(from_nothing(build(SMALLEST)), pairs, tmp_path, 3)
 
 
 def test_calibration_gives_latents_of_unit_variance_and_changes_no_picture(pairs):

@@ -57,7 +57,9 @@ def train_zero123(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a run there goes on.")] = Path(
         "run"
     ),
-    init: Annotated[str | None, typer.Option(help="Zero-1-to-3 weights to start from: file, folder or Hub id.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start from: Zero-1-to-3, or a folder of image variations.")
+    ] = None,
     sizes: Annotated[str, typer.Option(help="Without --init: published or tiny, from random weights.")] = "tiny",
     family: Annotated[
         str, typer.Option(help="zero123 or stable-zero123: the fourth number of the camera.")
@@ -127,7 +129,7 @@ def run(job: ViewJob, console: Console) -> None:
     recipe = recipe_of(job)
     if rank == 0:
         go_on(job, learnt, recipe)
-    report = reporter(job.output, console)
+    report = reporter(job.output, console) if rank == 0 else lambda row: None
     if job.init is None:
         autoencoder(job, model, learnt, held, report)
     network = training.learner(model, lora=job.lora, seed=job.seed)
@@ -187,9 +189,12 @@ def begun(job: ViewJob) -> Any:
         WeightsError: the weights cannot be used. MissingPackageError: diffusers or transformers is not installed.
     """
     from ..multiview.zero123 import build, load
-    from ..training.zero123 import SIZES, from_nothing
+    from ..training.starts import from_nothing, from_variations, is_variations
+    from ..training.zero123 import SIZES
 
     family: Any = job.family
+    if job.init is not None and is_variations(job.init):
+        return from_variations(job.init, family=family, seed=job.seed).to(job.device)
     if job.init is not None:
         return load(job.init, family=family, device=job.device)
     return from_nothing(build(SIZES[job.sizes], family=family, seed=job.seed), seed=job.seed).to(job.device)

@@ -104,37 +104,6 @@ def using(network: nn.Module, averaged: nn.Module) -> Iterator[None]:
         swap()
 
 
-@torch.no_grad()
-def from_nothing(model: Zero123, *, seed: int = 0) -> Zero123:
-    """Make random weights fit to learn from: branches and the output at zero, a projection that hears the camera.
-
-    A random image encoder says little, so its share of the token starts small and the camera's large. Published runs
-    start from Stable Diffusion instead, with the identity on the embedding (``as_published``).
-    """
-    for name, module in model.unet.named_modules():
-        if type(module).__name__ == "ResnetBlock2D":
-            nn.init.zeros_(module.conv2.weight)
-        elif name.endswith(("proj_out", "conv_out")):
-            nn.init.zeros_(module.weight)
-    width = model.sizes.embedding
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(width, 4, generator=generator)
-    model.projection.weight[:] = torch.cat([0.2 * torch.eye(width), drawn], 1)
-    model.projection.bias.zero_()
-    return model
-
-
-@torch.no_grad()
-def as_published(model: Zero123, *, seed: int = 0) -> Zero123:
-    """Set a projection as the published training starts it: the identity on embeddings, torch's own for poses."""
-    width = model.sizes.embedding
-    bound = 1 / math.sqrt(width + 4)
-    drawn = torch.empty(width, 4).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
-    model.projection.weight[:] = torch.cat([torch.eye(width), drawn], 1)
-    model.projection.bias.zero_()
-    return model
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches and loss
 
