@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def round32(vertices: NDArray) -> NDArray[np.float64]:
-    """Positions rounded to what float32 can hold, as float64; minus zero becomes zero."""
+    """Positions [..., 3] rounded to what float32 can hold, as float64; minus zero becomes zero."""
     with np.errstate(over="ignore"):
         return np.asarray(vertices).astype(np.float32).astype(np.float64) + 0.0
 
@@ -51,7 +51,7 @@ def face_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDA
 
 
 def drop_unused(vertices: NDArray, faces: NDArray[np.int32]) -> tuple[NDArray, NDArray[np.int32]]:
-    """Remove the vertices no face uses and renumber the faces."""
+    """Remove the vertices [n, 3] that no face uses and renumber the faces [m, 3]."""
     used = np.zeros(len(vertices), np.bool_)
     used[faces] = True
     if used.all():
@@ -92,7 +92,7 @@ class Edges:
         return cls(start, end, order, first, np.diff(np.append(first, len(key))))
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The two half-edges of every edge that has exactly two."""
+        """The two half-edges [k] and [k] of every edge that has exactly two."""
         at = self.first[self.count == 2]
         return self.order[at], self.order[at + 1]
 
@@ -112,7 +112,7 @@ class Edges:
 
 
 def following(half: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The next half-edge around the same face."""
+    """The next half-edge around the same face, of each [...]."""
     return half + np.where(half % 3 == 2, -2, 1)
 
 

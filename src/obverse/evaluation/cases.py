@@ -122,15 +122,7 @@ def make_cases(
             raise UsageError(f"{name} is {value}, it must be at least 1")
     if seed < 0:
         raise UsageError(f"seed is {seed}, it must be 0 or more")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give one that holds meshes ({', '.join(sorted(SUFFIXES))})")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no mesh; expected files of {', '.join(sorted(SUFFIXES))}")
-    stems = [path.stem for path in files]
-    if len(set(stems)) < len(stems):
-        double = next(stem for stem in stems if stems.count(stem) > 1)
-        raise InputError(f"{folder} has several files named {double!r}; objects are told apart by name, rename one")
+    files = _meshes_in(folder)
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
     known = group_names(folder, groups)
@@ -151,6 +143,20 @@ def make_cases(
                     Case(identity, path.name, digest, group, azimuth, elevation, fov, light, protocol.photo_size, run)
                 )
     return cases
+
+
+def _meshes_in(folder: Path) -> list[Path]:
+    """Mesh files of a folder by name, each name once."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give one that holds meshes ({', '.join(sorted(SUFFIXES))})")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise InputError(f"{folder} holds no mesh; expected files of {', '.join(sorted(SUFFIXES))}")
+    stems = [path.stem for path in files]
+    if len(set(stems)) < len(stems):
+        double = next(stem for stem in stems if stems.count(stem) > 1)
+        raise InputError(f"{folder} has several files named {double!r}; objects are told apart by name, rename one")
+    return files
 
 
 def group_names(folder: Path, table: Path | None = None) -> dict[str, str]:

@@ -89,23 +89,18 @@ def outer_surface(
     cameras = _all_around(count=directions, size=size, lowest_deg=lowest_deg)
     seen = rasterize(vertices, faces, cameras)
     views = (cameras.positions.numpy(), cameras.projections.numpy(), seen.face, seen.depth, MARGIN / size)
-
     rng = np.random.default_rng(seed)
     kept: list[tuple[NDArray, NDArray]] = []
-    found = 0
-    for _ in range(ROUNDS):
+    while len(kept) < 2 * ROUNDS and sum(len(part) for part, _ in kept) < points:
         drawn, own = _draw(vertices[faces], area, points, rng)
         front, back = np.zeros(points, np.bool_), np.zeros(points, np.bool_)
         _sides(drawn, own, normals, vertices[faces[:, 0]], *views, front, back)
         kept += [(drawn[front], normals[own[front]]), (drawn[back], -normals[own[back]])]
-        found += int(front.sum() + back.sum())
-        if found >= points:
-            break
-    if not found:
+    places, sides = (np.concatenate([part[k] for part in kept]) for k in (0, 1))
+    if not len(places):
         raise InputError("no camera around the mesh sees any of its surface; check its scale and its faces")
-    order = rng.permutation(found)[:points]
-    places, sides = (np.concatenate([part[k] for part in kept])[order] for k in (0, 1))
-    return SurfaceSamples(center + unit * places, sides)
+    order = rng.permutation(len(places))[:points]
+    return SurfaceSamples(center + unit * places[order], sides[order])
 
 
 def sound(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

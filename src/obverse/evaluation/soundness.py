@@ -72,7 +72,7 @@ class Welded:
 
     @staticmethod
     def of(mesh: trimesh.Trimesh, center: NDArray, unit: float) -> Welded:
-        """Join, move, scale, and spread points over the surface."""
+        """Join, scale by 1 / ``unit`` around ``center`` [3], and spread points over the surface."""
         vertices, label = weld((np.asarray(mesh.vertices, np.float64) - center) / unit)
         faces = label[np.asarray(mesh.faces, np.int64)]
         normals = face_normals(vertices, faces)

@@ -68,11 +68,11 @@ def decode_texture(data: bytes) -> Image.Image:
 
 
 def srgb_to_linear(values: np.ndarray) -> np.ndarray:
-    """sRGB-encoded 0–1 → linear 0–1 (IEC 61966-2-1)."""
+    """sRGB-encoded values [...] in 0–1 → linear ones [...] in 0–1 (IEC 61966-2-1)."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(values: np.ndarray) -> np.ndarray:
-    """Linear 0–1 → sRGB-encoded 0–1 (IEC 61966-2-1)."""
+    """Linear values [...] in 0–1 → sRGB-encoded ones [...] in 0–1 (IEC 61966-2-1)."""
     values = np.clip(values, 0, 1)
     return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)

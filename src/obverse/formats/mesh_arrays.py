@@ -176,7 +176,7 @@ def vertex_colors(arrays: MeshArrays) -> np.ndarray:
 
 
 def is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
-    """Whether every directed edge, after welding equal positions, has exactly one opposite (formats: watertight)."""
+    """Whether each directed edge of faces [m, 3] has exactly one opposite, equal vertices [n, 3] welded: watertight."""
     _, number = first_of_each(vertices)
     f = number[faces]
     start, end = f.ravel(), np.roll(f, -1, axis=1).ravel()
@@ -196,7 +196,7 @@ def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def unit_normals(normals: np.ndarray) -> np.ndarray:
-    """Normals scaled to length 1 in float32; those without a direction become +Y."""
+    """Normals [n, 3] scaled to length 1 → float32 [n, 3]; those without a direction become +Y."""
     normals = np.asarray(normals, dtype=np.float64)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     good = np.isfinite(length) & (length > 1e-30)

@@ -86,13 +86,13 @@ def flip(arrays: SplatArrays) -> SplatArrays:
 
 
 def logit(opacities: np.ndarray) -> np.ndarray:
-    """Inverse of the sigmoid, float32, kept finite: 0 and 1 are taken as 1e-6 away from the ends."""
+    """Inverse of the sigmoid, [...] → float32 [...], kept finite: 0 and 1 are taken as 1e-6 away from the ends."""
     p = np.clip(opacities.astype(np.float64), 1e-6, 1 - 1e-6)
     return np.log(p / (1 - p)).astype(np.float32)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^−x) in float32 without overflow."""
+    """1 / (1 + e^−x), [...] → float32 [...], without overflow."""
     x = np.asarray(logits, dtype=np.float64)
     return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
 

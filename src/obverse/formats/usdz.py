@@ -53,15 +53,6 @@ def _layer(arrays: MeshArrays, texture: str | None, provenance: str) -> str:
     low, high = arrays.vertices.min(axis=0), arrays.vertices.max(axis=0)
     extent = format_rows("(%.9g, %.9g, %.9g), ", np.stack([low, high])).rstrip(", ")
     colors = texture is None and arrays.colors is not None
-    primvars = ""
-    if texture is not None and arrays.uv is not None:
-        rows = _tuples(arrays.uv)
-        primvars = f'        texCoord2f[] primvars:st = [{rows}] (\n            interpolation = "vertex"\n        )\n'
-    elif colors and arrays.colors is not None:
-        rows = _tuples(srgb_to_linear(arrays.colors[:, :3] / 255).astype(np.float32))
-        primvars = (
-            f'        color3f[] primvars:displayColor = [{rows}] (\n            interpolation = "vertex"\n        )\n'
-        )
     note = json.dumps(provenance, ensure_ascii=True)
     return f"""{_MARK}{__version__}"
         string provenance = {note}
@@ -89,7 +80,7 @@ def Xform "object" (
             interpolation = "vertex"
         )
         point3f[] points = [{_tuples(arrays.vertices)}]
-{primvars}        uniform token subdivisionScheme = "none"
+{_primvars(arrays, texture)}        uniform token subdivisionScheme = "none"
     }}
 
     def Scope "Materials"
@@ -110,6 +101,18 @@ def Xform "object" (
     }}
 }}
 """
+
+
+def _primvars(arrays: MeshArrays, texture: str | None) -> str:
+    """Texture coordinates where there is a texture, else colours where there are any, as lines of the mesh."""
+    if texture is not None and arrays.uv is not None:
+        name, rows = "texCoord2f[] primvars:st", _tuples(arrays.uv)
+    elif texture is None and arrays.colors is not None:
+        name = "color3f[] primvars:displayColor"
+        rows = _tuples(srgb_to_linear(arrays.colors[:, :3] / 255).astype(np.float32))
+    else:
+        return ""
+    return f'        {name} = [{rows}] (\n            interpolation = "vertex"\n        )\n'
 
 
 def _tuples(values: np.ndarray) -> str:

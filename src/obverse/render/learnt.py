@@ -107,7 +107,7 @@ class VoxelField(LearntField):
 
     @cached_property
     def neighbours(self) -> Tensor:
-        """Of either table."""
+        """Pairs of rows [P, 2] int32, of either table."""
         return beside(self.index)
 
     def to(self, device: torch.device) -> VoxelField:
@@ -143,7 +143,7 @@ class PlaneField(LearntField):
 
     @cached_property
     def neighbours(self) -> Tensor:
-        """Of either table."""
+        """Pairs of rows [P, 2] int32, of either table."""
         pairs, first = [], 1
         for a, b in PLANES:
             size = self.counts[a] * self.counts[b]

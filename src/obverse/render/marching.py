@@ -113,7 +113,7 @@ def ray_weights(densities: Tensor, first: Tensor, step: float) -> tuple[Tensor, 
 
 
 def plain_ray_weights(densities: Tensor, first: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    """The same as ``ray_weights``, in plain torch."""
+    """The same as ``ray_weights``, in plain torch: densities [N], first [R + 1] → shares [N], alpha [R]."""
     counts = first.diff()
     inside = torch.arange(int(counts.max()) if len(counts) else 0, device=first.device) < counts[:, None]
     table = densities.new_zeros(inside.shape).masked_scatter(inside, densities)

@@ -119,20 +119,20 @@ def pyramid(image: np.ndarray) -> Texture:
 
 
 def decode_srgb(encoded: np.ndarray) -> np.ndarray:
-    """sRGB-encoded values → linear light, float32 (IEC 61966-2-1)."""
+    """sRGB-encoded values [...] → linear light [...], float32 (IEC 61966-2-1)."""
     e = np.asarray(encoded, F)
     return np.where(e <= 0.04045, e / F(12.92), ((e + F(0.055)) / F(1.055)) ** F(2.4)).astype(F)
 
 
 def encode_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light 0–1 → sRGB-encoded values, float32 (IEC 61966-2-1)."""
+    """Linear light [...] in 0–1 → sRGB-encoded values [...], float32 (IEC 61966-2-1)."""
     x = np.clip(np.asarray(linear, F), 0, 1)
     return np.where(x <= 0.0031308, F(12.92) * x, F(1.055) * x ** F(1 / 2.4) - F(0.055)).astype(F)
 
 
 @kernel()
 def bilinear(texels: np.ndarray, levels: np.ndarray, level: int, u: float, v: float) -> tuple[float, float, float]:
-    """Colour 0–1 of one texture level at (u, v), v up, repeating."""
+    """Colour 0–1 of one texture level at (u, v), v up, repeating; texels [T, 4] and levels [L, 3] of a ``Texture``."""
     first, width, height = levels[level, 0], levels[level, 1], levels[level, 2]
     x = (u - np.floor(u)) * F(width) - F(0.5)
     y = (np.ceil(v) - v) * F(height) - F(0.5)
@@ -160,7 +160,8 @@ def bilinear(texels: np.ndarray, levels: np.ndarray, level: int, u: float, v: fl
 def sample(texels: np.ndarray, levels: np.ndarray, u: float, v: float, footprint: float) -> tuple[float, float, float]:
     """Colour 0–1 at (u, v) averaged over ``footprint`` texels of the full image, by blending two levels.
 
-    Between powers of two the blend is linear in the footprint rather than in its logarithm, which needs no log.
+    Texels [T, 4] and levels [L, 3] are those of a ``Texture``. Between powers of two the blend is linear in the
+    footprint rather than in its logarithm, which needs no log.
     """
     level, last = 0, len(levels) - 1
     while footprint >= F(2) and level < last:

@@ -40,7 +40,7 @@ def mix(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def plain_mix(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """The same as ``mix``, in plain torch."""
+    """The same as ``mix``, in plain torch: table [M, C], rows and weights [N, K] → [N, C]."""
     return torch.nn.functional.embedding_bag(rows.long(), table, per_sample_weights=weights.detach(), mode="sum")
 
 
@@ -64,7 +64,7 @@ def voxel_corners(points: Tensor, index: Tensor, low: Sequence[float], step: flo
 
 
 def plain_voxel_corners(points: Tensor, index: Tensor, low: Sequence[float], step: float) -> tuple[Tensor, Tensor]:
-    """The same as ``voxel_corners``, in plain torch."""
+    """The same as ``voxel_corners``, in plain torch: points [N, 3] → rows and weights [N, 8]."""
     last = torch.tensor(index.shape, device=points.device) - 1
     place = (points.detach() - torch.tensor(low).to(points)) * (1 / step)
     place = torch.minimum(place.clamp_min(0), last.to(points))
@@ -101,7 +101,7 @@ def plane_corners(points: Tensor, counts: Sequence[int], low: Sequence[float], s
 def plain_plane_corners(
     points: Tensor, counts: Sequence[int], low: Sequence[float], step: float
 ) -> tuple[Tensor, Tensor]:
-    """The same as ``plane_corners``, in plain torch."""
+    """The same as ``plane_corners``, in plain torch: points [N, 3] → rows and weights [3, N, 4]."""
     last = torch.tensor(list(counts), device=points.device) - 1
     place = (points.detach() - torch.tensor(low).to(points)) * (1 / step)
     place = torch.minimum(place.clamp_min(0), last.to(points))
@@ -125,7 +125,7 @@ PLANES = ((1, 2), (0, 2), (0, 1))  # world axes down and across each plane
 
 
 def compiled_for(tensor: Tensor) -> bool:
-    """Whether the compiled kernels take a tensor."""
+    """Whether the compiled kernels take a tensor [...]: float32 on a CPU."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 

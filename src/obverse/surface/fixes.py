@@ -73,7 +73,7 @@ class Patchwork:
         return float(np.linalg.norm(np.ptp(self.points, axis=0))) if len(self.points) else 0.0
 
     def welded(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distinct positions, and the faces as indices into them."""
+        """Distinct positions [k, 3], and the faces [m, 3] as indices into them."""
         vertices, label = weld(self.points)
         return vertices, label[self.faces]
 
@@ -86,7 +86,7 @@ class Patchwork:
         return np.einsum("kjc,kj->kc", self.extras[rows], weights)
 
     def add(self, points: NDArray, extras: NDArray, faces: NDArray[np.int64]) -> Patchwork:
-        """More rows, and the faces that use them."""
+        """More rows, points [n, 3] with extras [n, c], and the faces [m, 3] that use them."""
         return Patchwork(
             np.concatenate([self.points, round32(points)]),
             np.concatenate([self.extras, extras]),

@@ -210,5 +210,5 @@ def simplify(mesh: trimesh.Trimesh, faces: int, *, strict: bool = True) -> trime
 
 
 def closed_mesh(vertices: NDArray, faces: NDArray) -> trimesh.Trimesh:
-    """A mesh of the given faces, unprocessed, with positions rounded to float32."""
+    """A mesh of vertices [n, 3] and faces [m, 3], unprocessed, with positions rounded to float32."""
     return trimesh.Trimesh(round32(vertices), np.asarray(faces, np.int64), process=False)

@@ -468,7 +468,7 @@ class Limb:
 
 
 def blob(limbs: Sequence[Limb], blend: float, *, faces: int = 4500) -> tuple[Part, NDArray[np.int64]]:
-    """The smooth union of limbs and their twins → surface, and for each vertex the colour number of its limb.
+    """The smooth union of limbs and their twins → surface, and the colour numbers [n] of its vertices' limbs.
 
     Args:
         limbs: tapered capsules; the smooth minimum is the polynomial one of Quilez.
