@@ -24,6 +24,7 @@ STRIPS, PER_STRIP = TILE // BLOCK_WIDTH, TILE // BLOCK_HEIGHT
 JOBS = 16 * 16 + PER_STRIP  # most blocks of a batch, and room to write past the last
 BATCH = 16  # Gaussians composited between two looks at whether the tile is finished; at most RECORD
 ELLIPSE = 6  # numbers that describe where α = 1/255
+AHEAD = 12  # instances whose boxes are fetched before they are dealt
 CHUNKS = 64  # pieces per-Gaussian work is cut into, whatever the number of threads
 
 # A record of a projected Gaussian, one cache line: α = exp(8 p), p = dx (A dx + B dy) + C dy² + LOG_OPACITY. The
@@ -300,7 +301,9 @@ def count_pairs(
     heads = np.zeros((views * parts, per_view), np.int32)
     for chunk in numba.prange(views * parts):
         view, part = chunk // parts, chunk % parts
-        for i in range(part * counts[view] // parts, (part + 1) * counts[view] // parts):
+        stop = (part + 1) * counts[view] // parts
+        for i in range(part * counts[view] // parts, stop):
+            prefetch(boxes, order[view, min(i + AHEAD, stop - 1)])
             m = order[view, i]
             for ty in range(boxes[m, 2], boxes[m, 3]):
                 for tx in range(boxes[m, 0], boxes[m, 1]):
@@ -329,7 +332,12 @@ def deal(order: np.ndarray, counts: np.ndarray, tiles: np.ndarray, heads: np.nda
     tiles_x, parts = tiles[0], tiles[2]
     for chunk in numba.prange(len(heads)):
         view, part = chunk // parts, chunk % parts
-        for i in range(part * counts[view] // parts, (part + 1) * counts[view] // parts):
+        stop = (part + 1) * counts[view] // parts
+        for i in range(part * counts[view] // parts, stop):
+            later = order[view, min(i + 2 * AHEAD, stop - 1)]
+            prefetch(boxes, later)
+            prefetch(offsets, later)
+            prefetch(slots, offsets[order[view, min(i + AHEAD, stop - 1)]])
             m = order[view, i]
             slot = offsets[m]
             for ty in range(boxes[m, 2], boxes[m, 3]):

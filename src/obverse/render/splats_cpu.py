@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..gaussians import Gaussians
-from .splat_gradients import CAMERA, ROW, Gradients, Image, gather, scatter
+from . import splat_memory as memory
+from .splat_chain import gather
+from .splat_gradients import CAMERA, ROW, Gradients, Image, scatter
 from .splat_kernels import (
     CHUNKS,
     RECORD,
@@ -86,12 +88,13 @@ class _Splats(torch.autograd.Function):
         scene = _scene(parts, world_to_camera, intrinsics, options)
         lists, tiles = tile_lists(scene, screen.radii.numpy())
         shape = (len(world_to_camera), options.height, options.width)
-        color, alpha, depth = np.empty((*shape, 3), F), np.empty(shape, F), np.empty(shape, F)
+        color, alpha, depth = memory.empty((*shape, 3), F), memory.empty(shape, F), memory.empty(shape, F)
         composite(lists, turns(lists), tiles, _array(paper), color, alpha, depth)
         image = torch.from_numpy(color), torch.from_numpy(alpha), torch.from_numpy(depth)
         ctx.save_for_backward(*parts, world_to_camera, intrinsics, paper, *image)
         ctx.options, ctx.screen, ctx.lists, ctx.tiles = options, screen, lists, tiles
-        return image[0], image[1], image[2].masked_fill(image[1] <= 0, math.inf)
+        far = torch.from_numpy(memory.empty(shape, F))
+        return image[0], image[1], torch.where(image[1] <= 0, torch.tensor(math.inf), image[2], out=far)
 
     @staticmethod
     @once_differentiable
@@ -104,9 +107,9 @@ class _Splats(torch.autograd.Function):
             return (*(None,) * 7, paper_gradient, None, None)
         scene, lists = _scene(parts, world_to_camera, intrinsics, ctx.options), ctx.lists
         image = Image(*(_array(t) for t in (color, alpha, depth, *image_gradients)))
-        rows = np.empty((len(lists.entries), ROW), F)
+        rows = memory.empty((len(lists.entries), ROW), F)
         scatter(lists, turns(lists), ctx.tiles, _array(paper), image, rows)
-        found = [np.empty(part.shape, F) for part in parts]
+        found = [memory.empty(tuple(part.shape), F) for part in parts]
         cameras = np.zeros((CHUNKS, len(world_to_camera), CAMERA), np.float64)
         means, quats, scales, opacities, sh = found
         centers = ctx.screen.center_gradients.numpy()
@@ -130,18 +133,18 @@ def tile_lists(scene: Scene, radii: np.ndarray) -> tuple[Lists, np.ndarray]:
         radii: float32 [V, N], filled with half the longer side of each drawn splat's box in pixels.
     """
     views, count = len(scene.cameras), len(scene.means)
-    records, boxes = _records(views * count), np.empty((views * count, 4), np.int32)
-    keys = np.empty((views, count), np.uint32)
+    records, boxes = memory.empty((views * count, RECORD), F), memory.empty((views * count, 4), np.int32)
+    keys = memory.empty((views, count), np.uint32)
     project(scene, records, boxes, keys, radii)
-    order, counts = np.empty((views, count), np.int32), np.empty(views, np.int32)
+    order, counts = memory.empty((views, count), np.int32), np.empty(views, np.int32)
     order_by_depth(keys, order, counts)
     threads = numba.get_num_threads()
     width, height = int(scene.limits[2]), int(scene.limits[3])
     parts = max(1, min(8 * threads // views, count // CHUNK_LENGTH))
     tiles = np.array([-(-width // TILE), -(-height // TILE), parts], np.int64)
-    starts, offsets = np.empty(views * tiles[0] * tiles[1] + 1, np.int32), np.empty(views * count + 1, np.int32)
+    starts, offsets = np.empty(views * tiles[0] * tiles[1] + 1, np.int32), memory.empty(views * count + 1, np.int32)
     heads = count_pairs(order, counts, boxes, tiles, starts, offsets)
-    entries, slots = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
+    entries, slots = (memory.empty(int(starts[-1]), np.int32) for _ in range(2))
     lists = Lists(records, boxes, starts, entries, offsets, slots)
     deal(order, counts, tiles, heads, lists)
     return lists, tiles
@@ -175,10 +178,3 @@ def _camera_gradients(cameras: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-def _records(count: int) -> np.ndarray:
-    """Room for records, each of them one cache line."""
-    spare = np.empty(count * RECORD + RECORD, F)
-    skip = -(spare.ctypes.data // 4) % RECORD
-    return spare[skip : skip + count * RECORD].reshape(count, RECORD)
