@@ -35,9 +35,13 @@ from .feedforward import splatter_image as splatters
 from .feedforward import triposr as tsr
 from .feedforward.framing import framed
 from .gaussians import Gaussians, rescale
+from .lifting import dreamgaussian as dreaming
+from .lifting.distill import PRESETS
+from .lifting.distill import framed as centred
 from .lifting.fuse import fuse
 from .multiview import zero123 as turner
-from .multiview.cutouts import cut_out
+from .multiview.cutouts import cut_out, sized
+from .multiview.zero123_inputs import FILL
 from .photo import Subject, read_photo
 from .render.fields import Field, FlexiField
 from .render.triangles import render_mesh
@@ -143,7 +147,7 @@ def create(
         raise UsageError(f"method is {method!r}, it must be one of: {', '.join(METHODS)}")
     if not _is_whole(seed) or seed < 0:
         raise UsageError(f"seed is {seed!r}, it must be a whole number of at least 0")
-    takers = [name for name in METHODS if name in KNOWN or name == "embedded"]
+    takers = [name for name, known in METHODS.items() if known.download_mb or name == "embedded"]
     if weights is not None and method not in takers:
         raise UsageError(f"method {method!r} takes no weights; leave them out, or choose: {', '.join(takers)}")
     settings, stages = settings or Settings(), stages or Stages()
@@ -271,10 +275,11 @@ def zero123(
     cameras = turner.surround(up.degrees, size=model.size)
     made = cut_out(model.views(subject, cameras[1:], seed=seed, source_elevation_deg=up.degrees))
     photo = turner.photo_view(subject, model.size)
-    solid = solid_of(fuse(Views(torch.cat([photo[None], made.views.images]), cameras)))
+    views = sized(Views(torch.cat([photo[None], made.views.images]), cameras))
+    solid = solid_of(fuse(views))
     return Reconstruction(
         solid,
-        framed(solid, subject.rgba[..., 3], cameras[0]),
+        framed(solid, subject.rgba[..., 3], views.cameras[0]),
         guessed=(
             "Shape and colour of the sides that the photo does not show are taken from views that Zero-1-to-3 made up, "
             "one at a time; where they contradict each other, what most of them see through is gone.",
@@ -282,6 +287,26 @@ def zero123(
             "of 49°.",
         ),
         details={"weights": model.loaded, "precision": str(precision).removeprefix("torch."), "views": len(cameras)},
+    )
+
+
+def dreamgaussian(
+    subject: Subject, *, seed: int = 0, device: str = "cpu", weights: str | Path | None = None
+) -> Reconstruction:
+    """DreamGaussian: Gaussians that Zero123-XL finds likely from all sides, a mesh of them, its texture refined."""
+    model = loaded(turner.load, *source_for("zero123-xl", weights), device, torch.float32)
+    photo, camera = centred(subject.rgba, PRESETS["dreamgaussian"].around, fill=FILL)
+    lifted = dreaming.lift(model.conditioned(photo.rgba, elevation_deg=0.0), photo, seed=seed, device=device)
+    return Reconstruction(
+        lifted,
+        camera,
+        guessed=(
+            "Every side but the photo's is what Zero-1-to-3 finds likely, judged view by view: nothing makes sides "
+            "agree but the shape itself.",
+            "The camera is taken to be level, with a field of view of 49°; obverse distill takes other elevations.",
+        ),
+        gaussians=lifted.gaussians,
+        details={"weights": model.loaded, "steps": PRESETS["dreamgaussian"].steps},
     )
 
 
@@ -349,6 +374,15 @@ METHODS: dict[str, Method] = {
         licence="MIT",
         weights_licence=KNOWN["zero123"].licence,
         source="Liu et al. 2023, arXiv 2303.11328; Laurentini 1994 (visual hull)",
+    ),
+    "dreamgaussian": Method(
+        make=dreamgaussian,
+        route="distillation",
+        views=0,
+        download_mb=KNOWN["zero123-xl"].megabytes,
+        licence="MIT",
+        weights_licence=KNOWN["zero123-xl"].licence,
+        source="Tang et al. 2024, arXiv 2309.16653; Poole et al. 2022, arXiv 2209.14988 (DreamFusion)",
     ),
 }
 
@@ -482,8 +516,11 @@ def _predicted_color(
         return lambda points: shape.color(to_field(points))
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(shape.vertices)
     visual: Any = shape.visual
+    if visual.kind == "texture" and getattr(visual.material, "baseColorTexture", None) is not None:
+        painted, texels = dreaming.painted_points(shape)
+        return lambda points: texels[torch.as_tensor(painted.query(to_field(points).numpy())[1])]
+    tree = cKDTree(shape.vertices)
     visual = visual.to_color() if visual.kind == "texture" else visual
     colors = torch.as_tensor(np.asarray(visual.vertex_colors)[:, :3] / 255, dtype=torch.float32)
     return lambda points: colors[torch.as_tensor(tree.query(to_field(points).numpy())[1])]

@@ -1,6 +1,8 @@
 """``obverse distill``: a photo and tiny networks in, an asset out, with a state and pictures on the way."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from obverse.apps import distilling
 from obverse.apps.console import Console
 from obverse.apps.distilling import Caps, DistillJob, Judges, Watcher, fitted_to, recipe_for
 from obverse.cameras import orbit
+from obverse.create import Settings, create
 from obverse.errors import UsageError
 from obverse.formats.meshes import write_mesh
 from obverse.lifting import dreamgaussian
 from obverse.lifting.distill import PRESETS, Now
+from obverse.lifting.recipes import Stage
 from obverse.multiview import zero123
 
 from ..conftest import disc_photo
@@ -160,3 +164,14 @@ def test_elevations_are_degrees_or_auto(given, message):
     with pytest.raises(UsageError, match=message):
         distilling.elevation_of(DistillJob(elevation=given), None, None)
     assert distilling.elevation_of(DistillJob(elevation="-12.5"), None, None) == -12.5
+
+
+def test_the_method_dreamgaussian_is_the_same_way_behind_create(weights, monkeypatch):
+    small = replace(PRESETS["dreamgaussian"].over(3), stages=(Stage(3, 24, 1, 24),))
+    monkeypatch.setitem(PRESETS, "dreamgaussian", small)
+    monkeypatch.setattr(dreamgaussian, "REFINEMENT", replace(dreamgaussian.REFINEMENT.over(1), stages=small.stages))
+    monkeypatch.setattr(dreamgaussian, "lift", partial(dreamgaussian.lift, texture=256))
+    settings = Settings(resolution=24, faces=500, texture=256, gaussians=200)
+    asset = create(disc_photo(), method="dreamgaussian", weights=weights, settings=settings)
+    assert asset.report["method"]["steps"] == 3 and asset.report["mesh"]["watertight"]["ok"]
+    assert len(asset.gaussians) > 200  # those that were lifted, not placed on the mesh

@@ -11,6 +11,7 @@ from obverse.cameras import orbit
 from obverse.errors import InputError, UsageError
 from obverse.lifting import guidance as g
 from obverse.lifting.critics import Asking, question_for, sds, together
+from obverse.multiview.zero123_inputs import pose_vector
 
 CASE = Path(__file__).parents[1] / "parity" / "sds"
 
@@ -127,6 +128,21 @@ def test_the_scale_by_angle_is_the_published_one(case):
     scale = g.angular_scale(cameras, orbit(0.0, distance=3.0))
     torch.testing.assert_close(180 * scale, case["sdf_angle_deg"], atol=0.05, rtol=1e-4)
     torch.testing.assert_close(scale, case["sdf_grad_scale"], atol=3e-4, rtol=1e-4)
+
+
+def test_poses_are_told_as_published(case, config):
+    told = config["pose_case"]["dreamgaussian"]
+    polar, azimuth, radius = (torch.tensor(told[f"delta_{name}"]) for name in ("elevation", "azimuth", "radius"))
+    source = 90 + told["default_elevation"]
+    given = config["pose_case"]["threestudio"]
+    elevation, turn, distance = (torch.tensor(given[name]) for name in ("elevation", "azimuth", "distance"))
+    here, there = given["cond_elevation_deg"], 90 - given["cond_elevation_deg"]
+    for family, names in (("zero123", ("orig", "zero123")), ("stable-zero123", ("stable", "stable"))):
+        found = pose_vector(polar, azimuth, radius, source_polar_deg=source, family=family)
+        same(found[:, None], case[f"dreamgaussian_T_{names[0]}"])
+        away = (turn - given["cond_azimuth_deg"], distance - given["cond_camera_distance"])
+        found = pose_vector(here - elevation, *away, source_polar_deg=there, family=family)
+        same(found[:, None], case[f"threestudio_T_{names[1]}"])
 
 
 def test_the_critic_gives_that_gradient_through_the_encoder(case):
