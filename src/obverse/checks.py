@@ -1,4 +1,4 @@
-"""Checks: what obverse noticed about an input, with a number and a remedy, before any long work starts."""
+"""Checks: what obverse noticed, with a number and a remedy: about an input before any long work, and at the end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ Mask = NDArray[np.bool_]
 BLUR_LIMIT = 0.65
 # Studios and cloths measure 0 to 0.1, a saucer on a wooden table 0.21, portraits, rooms and workshops 0.39 to 0.55.
 BUSY_LIMIT = 0.25
+# Assets made of photos of objects measure 0.98 and more, of wires and perforated sheets 0.5 to 0.85.
+OUTLINE_LIMIT = 0.9
 
 
 @dataclass(frozen=True)
@@ -254,3 +256,29 @@ def _mean_nearby(values: NDArray[np.float32], where: Mask) -> tuple[NDArray[np.f
     share = np.asarray(cv2.blur(weight, (9, 9)), np.float32)
     total = np.asarray(cv2.blur(values * weight[..., None], (9, 9)), np.float32)
     return total / np.maximum(share, np.float32(1e-6))[..., None], share
+
+
+def outline_lost(overlap: float) -> Check | None:
+    """What is said when the mesh does not repeat the cut-out's outline: the only thing the photo proves about shape."""
+    if overlap >= OUTLINE_LIMIT:
+        return None
+    return Check(
+        "outline-lost",
+        overlap,
+        f"the asset's outline overlaps the cut-out's by {100 * overlap:.0f} %, less than {100 * OUTLINE_LIMIT:.0f} %: "
+        "parts of the object are finer than the surface grid, or were lost in simplification",
+        "raise the resolution and the number of faces, or crop closer to the object",
+    )
+
+
+def more_faces(faces: int, asked: int) -> Check | None:
+    """What is said when the shape has too many handles and parts for the number of faces asked for."""
+    if faces <= 1.05 * asked:
+        return None
+    return Check(
+        "more-faces",
+        faces,
+        f"the mesh has {faces} triangles, {asked} were asked for: its handles and separate parts need them",
+        "accept them, or fill small holes of the cut-out with a mask",
+        severity="note",
+    )

@@ -25,7 +25,7 @@ from torch import Tensor
 from . import __version__
 from .asset import Asset
 from .cameras import Cameras, Views
-from .checks import Check
+from .checks import more_faces, outline_lost
 from .errors import NoObjectError, UsageError
 from .evaluation.consistency import inspect
 from .feedforward import embedded as small
@@ -55,7 +55,6 @@ from .surface.texture import Textured, texture_mesh
 from .weights import KNOWN, native_bfloat16, source_for
 
 MAX_RESOLUTION = 512  # the grid is held whole: 0.5 GB at 512³
-OUTLINE_LIMIT = 0.9  # photos of objects measure 0.98 and more, wires and perforated sheets 0.5 to 0.85
 
 
 @dataclass(frozen=True)
@@ -440,7 +439,7 @@ def finish(
     report["gaussians"] = {"count": len(gaussians)}
     report["photo_agreement"] = agreement
     report["inspection"] = inspection.to_dict()
-    late = [_outline_lost(agreement["silhouette_iou"]), _more_faces(len(mesh.faces), settings.faces)]
+    late = [outline_lost(agreement["silhouette_iou"]), more_faces(len(mesh.faces), settings.faces)]
     report["checks"] += [asdict(check) for check in (*late, *inspection.findings) if check]
     report["guessed"] = [
         _unseen_sentence(textured),
@@ -541,32 +540,6 @@ def check_device(name: str) -> None:
         torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"device is {name!r}, it must be 'cpu', 'cuda', 'cuda:N' or 'mps'") from error
-
-
-def _outline_lost(overlap: float) -> Check | None:
-    """What is said when the mesh does not repeat the cut-out's outline: the only thing the photo proves about shape."""
-    if overlap >= OUTLINE_LIMIT:
-        return None
-    return Check(
-        "outline-lost",
-        overlap,
-        f"the asset's outline overlaps the cut-out's by {100 * overlap:.0f} %, less than {100 * OUTLINE_LIMIT:.0f} %: "
-        "parts of the object are finer than the surface grid, or were lost in simplification",
-        "raise the resolution and the number of faces, or crop closer to the object",
-    )
-
-
-def _more_faces(faces: int, asked: int) -> Check | None:
-    """What is said when the shape has too many handles and parts for the number of faces asked for."""
-    if faces <= 1.05 * asked:
-        return None
-    return Check(
-        "more-faces",
-        faces,
-        f"the mesh has {faces} triangles, {asked} were asked for: its handles and separate parts need them",
-        "accept them, or fill small holes of the cut-out with a mask",
-        severity="note",
-    )
 
 
 def _texture_numbers(textured: Textured) -> dict[str, float]:
