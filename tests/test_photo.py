@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from obverse.checks import Scene, check_subject
+from obverse.checks import Scene, check_subject, read_as_steep
 from obverse.errors import InputError, NoObjectError, UsageError
 from obverse.photo import Subject, clean_colors, read_photo
 
@@ -313,6 +313,12 @@ def test_a_steep_view_is_told_by_the_phone() -> None:
     for pitch, fires in ((80.0, True), (20.0, False), (None, False)):
         found = check_subject(Scene(rgb, alpha, "alpha", 1.0, pitch))
         assert ("top-down-view" in {check.name for check in found}) is fires
+
+
+def test_a_steep_view_is_told_by_the_model() -> None:
+    for degrees, fires in ((33.0, True), (20.0, False), (None, False)):
+        found = read_as_steep(degrees)
+        assert (found is not None and "33 degrees, more than 30" in found.message) is fires
 
 
 def test_doubt_is_said_below_one_half() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from . import __version__
 from .asset import Asset
 from .cameras import Cameras, Views
-from .checks import more_faces, outline_lost
+from .checks import more_faces, outline_lost, read_as_steep
 from .errors import NoObjectError, UsageError
 from .evaluation.consistency import inspect
 from .feedforward import embedded as small
@@ -439,8 +439,9 @@ def finish(
     report["gaussians"] = {"count": len(gaussians)}
     report["photo_agreement"] = agreement
     report["inspection"] = inspection.to_dict()
-    late = [outline_lost(agreement["silhouette_iou"]), more_faces(len(mesh.faces), settings.faces)]
-    report["checks"] += [asdict(check) for check in (*late, *inspection.findings) if check]
+    late = [outline_lost(agreement["silhouette_iou"]), read_as_steep(reconstruction.details.get("elevation_deg"))]
+    late += [more_faces(len(mesh.faces), settings.faces), *inspection.findings]
+    report["checks"] += [asdict(check) for check in late if check]
     report["guessed"] = [
         _unseen_sentence(textured),
         *reconstruction.guessed,
