@@ -24,7 +24,7 @@ KL = 1e-6  # weight of the posterior's divergence from the standard normal, as f
 
 
 def train_autoencoder(
-    vae: nn.Module,
+    vae: Any,
     pairs: Pairs,
     *,
     schedule: Schedule,
@@ -90,7 +90,7 @@ def batches(pairs: Pairs, *, size: int, factor: int, seed: int) -> Callable[[int
     return batch
 
 
-def loss(vae: nn.Module, batch: Batch) -> Losses:
+def loss(vae: Any, batch: Batch) -> Losses:
     """Mean absolute error and a little squared, and the posterior's divergence."""
     pictures = batch["pictures"]
     posterior = vae.encode(pictures).latent_dist
@@ -103,7 +103,7 @@ def loss(vae: nn.Module, batch: Batch) -> Losses:
 
 
 @torch.no_grad()
-def calibrate(vae: nn.Module, pictures: Tensor, *, at_once: int = 32) -> nn.Module:
+def calibrate(vae: Any, pictures: Tensor, *, at_once: int = 32) -> nn.Module:
     """Shift and scale every latent channel to mean 0 and deviation 1 / 0.18215, exactly, inside the two 1 × 1 layers.
 
     Args:
@@ -129,7 +129,7 @@ def fresh(vae: nn.Module) -> nn.Module:
     """Last convolution of every residual block at zero, so that the network starts shallow."""
     for module in vae.modules():
         if type(module).__name__ == "ResnetBlock2D":
-            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.get_parameter("conv2.weight"))
     return vae
 
 
@@ -142,7 +142,7 @@ def validation(pairs: Pairs, *, count: int = 64, seed: int = 0) -> Callable[[nn.
         np.stack([pairs.picture(n, int(rng.integers(len(pairs.views.objects[n])))) for n in numbers])
     )
 
-    def validate(vae: nn.Module) -> dict[str, float]:
+    def validate(vae: Any) -> dict[str, float]:
         device = next(vae.parameters()).device
         errors = []
         with torch.no_grad():

@@ -56,7 +56,10 @@ class Recipe(Schedule):
         matrices = [n for n, p in named.items() if p.ndim > 1 and min(p.shape[:2]) >= 16 and not n.startswith("projec")]
         inside = set(matrices[1:-1]) if self.muon else set()
         rest = [p for n, p in named.items() if n not in inside and not n.startswith("projection.")]
-        groups = [{"params": rest}, {"params": projection, "share": SHARE if not self.muon else 1.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": rest},
+            {"params": projection, "share": SHARE if not self.muon else 1.0},
+        ]
         found: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 [g for g in groups if g["params"]], lr=self.rate, weight_decay=self.weight_decay, fused=True
