@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -105,8 +105,6 @@ def create(
     console = Console(json_output=json_output, verbosity=verbose - quiet)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other; keep one")
     from ..create import Settings
     from ..parallel import set_threads
     from .batch import Job, run
@@ -121,9 +119,16 @@ def create(
         cutout={"matte": matte, "mask": mask, "box": parse_box(box), "foreground_ratio": foreground_ratio},
         formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
         height=height,
-        existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
+        existing=_existing(overwrite, skip_existing),
     )
     run(photos, output, job, console)
+
+
+def _existing(overwrite: bool, skip: bool) -> Literal["overwrite", "skip", "refuse"]:
+    """What becomes of assets that are there already."""
+    if overwrite and skip:
+        raise UsageError("--overwrite and --skip-existing exclude each other; keep one")
+    return "overwrite" if overwrite else "skip" if skip else "refuse"
 
 
 @app.command(epilog=EXIT_CODE_TEXT)
@@ -272,14 +277,8 @@ def evaluate(
         judging=judging,
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),
         device=pick_device(device),
-        photos=photos,
-        seeds=seeds,
-        seed=seed,
-        limit=limit,
-        groups=groups,
-        cases=cases,
-        oracle=oracle,
-    )
+        photos=photos, seeds=seeds, seed=seed, limit=limit, groups=groups, cases=cases, oracle=oracle,
+    )  # fmt: skip
     assert objects is not None  # check_inputs
     evaluate_objects(objects, output or Path("evaluation"), job, console)
 

@@ -14,7 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,49 +123,64 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
     state = _start(network, schedule, folder / "checkpoint.pt")
     _agree_on_start(state)
-    device = next(network.parameters()).device
-    window: dict[str, list[float]] = {}
-
-    first = _rank() == 0
-
-    def note(row: dict[str, Any]) -> None:
-        if not first:
-            return
-        with writing(folder / "log.jsonl"), (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        if progress:
-            progress(row)
-
+    keeper = _Keeper(folder, schedule, validate, progress) if _rank() == 0 else None
+    device, parts = next(network.parameters()).device, schedule.accumulate
     with ThreadPoolExecutor(1) as pool:
-        parts = schedule.accumulate
         coming = pool.submit(batch, state.step * parts)
         while not schedule.over(state.step, state.seconds):
             start = time.perf_counter()
-            for group in (g for o in state.optimizers for g in o.param_groups):
-                group["lr"] = schedule.rate_at(state.step, state.seconds) * group.get("share", 1.0)
             for part in range(parts):
                 current = {k: v.to(device, non_blocking=True) for k, v in coming.result().items()}
                 coming = pool.submit(batch, state.step * parts + part + 1)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
                     terms = loss(state.network, current)
                 (terms["loss"] / parts).backward()
-                for name, value in terms.items():
-                    window.setdefault(name, []).append(float(value.detach()))
+                if keeper:
+                    keeper.add(terms)
             _average_gradients(state.network)
             _step(state, schedule)
             state.seconds = _agreed(state.seconds + time.perf_counter() - start, device)
-            if state.step % schedule.log_every == 0:
-                means = {k: round(sum(v) / len(v), 5) for k, v in window.items()}
-                note({"step": state.step, "seconds": round(state.seconds, 1), **means})
-                window.clear()
-            if first and state.step % schedule.save_every == 0:
-                save(state, folder / "checkpoint.pt")
-            if validate and first and state.step % schedule.check_every == 0:
-                note({"step": state.step, "seconds": round(state.seconds, 1), **validate(state.averaged)})
+            if keeper:
+                keeper.after(state)
         coming.result()
-    if first:
+    if keeper:
         save(state, folder / "checkpoint.pt")
     return state
+
+
+@dataclass
+class _Keeper:
+    """What the first process does beside training: checkpoints, validations, and the log, a line of JSON each."""
+
+    folder: Path
+    schedule: Schedule
+    validate: Callable[[nn.Module], dict[str, float]] | None
+    progress: Callable[[dict[str, Any]], None] | None
+    window: dict[str, list[float]] = field(default_factory=dict)  # terms since the last line
+
+    def add(self, terms: Losses) -> None:
+        """Remember the terms of one batch."""
+        for name, value in terms.items():
+            self.window.setdefault(name, []).append(float(value.detach()))
+
+    def after(self, state: State) -> None:
+        """Note, save and validate where a step calls for it."""
+        if state.step % self.schedule.log_every == 0:
+            self.note(state, {k: round(sum(v) / len(v), 5) for k, v in self.window.items()})
+            self.window.clear()
+        if state.step % self.schedule.save_every == 0:
+            save(state, self.folder / "checkpoint.pt")
+        if self.validate and state.step % self.schedule.check_every == 0:
+            self.note(state, self.validate(state.averaged))
+
+    def note(self, state: State, numbers: Mapping[str, float]) -> None:
+        """Add a line to the log."""
+        row = {"step": state.step, "seconds": round(state.seconds, 1), **numbers}
+        path = self.folder / "log.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        if self.progress:
+            self.progress(row)
 
 
 def _start(network: nn.Module, schedule: Schedule, checkpoint: Path) -> State:
@@ -268,6 +283,8 @@ def _copy(network: nn.Module) -> nn.Module:
 
 def _step(state: State, schedule: Schedule) -> None:
     """Clip, update, average."""
+    for group in (g for o in state.optimizers for g in o.param_groups):
+        group["lr"] = schedule.rate_at(state.step, state.seconds) * group.get("share", 1.0)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), schedule.clip)
     if math.isfinite(float(norm)):  # a batch that overflows is left out, not learnt from
         for optimizer in state.optimizers:
