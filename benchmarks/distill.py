@@ -50,7 +50,7 @@ TINY = zero123.Sizes(
     embedding=64, clip_size=56, clip_width=64, clip_hidden=128, clip_layers=2, clip_heads=4,
 )  # fmt: skip
 DISTANCE = 1.85  # the middle of the training's
-STEPS = 20
+STEPS = 12
 JUDGES = orbit([22.5 + 45 * i for i in range(8)] * 2, [0.0] * 8 + [30.0] * 8, size=128)
 
 
@@ -79,10 +79,12 @@ def canvases(steps: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def step_times(model: zero123.Zero123) -> None:
+def step_times(model: zero123.Zero123, chosen: list[str] | None) -> None:
     around = PRESETS["dreamgaussian"].around
     print(f"tiny Zero-1-to-3: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, 64 × 64 pixels")
     for name, make in canvases(STEPS).items():
+        if chosen and not any(word in name for word in chosen):
+            continue
         for how in ("sds", "vsd"):
             photo = photo_of_ball(around, 64)
             denoiser = model.conditioned(photo.rgba, elevation_deg=0.0)
@@ -250,7 +252,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--objects", type=Path)
     parser.add_argument("--limit", type=int, default=12)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", help="names of objects; or Gaussians, grid, triplane")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--critic", type=float, default=4.0, help="of the critic: 1024 over the latents' texels")
     parser.add_argument("--photo", type=float, default=1.0, help="of the photo's losses, times the published ones")
@@ -263,7 +265,7 @@ def main() -> None:
     elif options.model is not None and options.objects is not None:
         compare(options)
     else:
-        step_times(zero123.build(TINY))
+        step_times(zero123.build(TINY), options.only)
 
 
 if __name__ == "__main__":
