@@ -12,7 +12,7 @@ import numbers
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -278,7 +278,7 @@ def zero123(
     solid = solid_of(fuse(views))
     return Reconstruction(
         solid,
-        framed(solid, subject.rgba[..., 3], views.cameras[0]),
+        replace(turner.photo_camera(subject, cameras[0]), world_to_camera=views.cameras.world_to_camera[0]),
         guessed=(
             "Shape and colour of the sides that the photo does not show are taken from views that Zero-1-to-3 made up, "
             "one at a time; where they contradict each other, what most of them see through is gone.",

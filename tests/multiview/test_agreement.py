@@ -4,19 +4,19 @@ import pytest
 import torch
 import trimesh
 
-from obverse.cameras import Views
-from obverse.create import create
+from obverse.cameras import Views, orbit
+from obverse.create import Settings, create
 from obverse.errors import UsageError
 from obverse.multiview import zero123 as z
 from obverse.multiview.agreement import agreement, best_elevation
-from obverse.multiview.cutouts import cut_out
-from obverse.multiview.zero123_inputs import photo_view, spherical, surround
+from obverse.multiview.cutouts import cut_out, sized
+from obverse.multiview.zero123_inputs import photo_camera, photo_view, spherical, surround
 from obverse.photo import read_photo
 from obverse.render.triangles import render_mesh
 
 from ..conftest import disc_photo
 
-SIZE = 96
+SIZE = 80
 
 
 def boot():
@@ -30,9 +30,23 @@ def boot():
     return mesh
 
 
-def seen(cameras):
+def framed_boot():
+    """The boot as large and as central as the photo's preparation shows it: its front spans 200 of 256 pixels."""
+    mesh = boot()
+    for _ in range(2):
+        front = render_mesh(mesh, z.orbit_cameras(0, 0, size=256), background=None)[0, ..., 3] > 0.5
+        rows = front.any(1).nonzero()[:, 0]
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        mesh.apply_translation(
+            (0, ((top + bottom) / 2 - 128) / 256 * 1.28, 0)
+        )  # the picture is 1.28 wide at distance 1.4
+        mesh.apply_scale(200 / (bottom - top))
+    return mesh
+
+
+def seen(cameras, mesh=None):
     """True views [V, H, W, 3] on white."""
-    rgba = render_mesh(boot(), cameras, background=None, shading="unlit")
+    rgba = render_mesh(mesh or boot(), cameras, background=None, shading="unlit")
     return rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
 
 
@@ -102,12 +116,33 @@ def test_views_on_white_are_cut_out_and_doubt_is_said():
     assert cut_out(Views(torch.cat([noise, seen(cameras)[:1]]), cameras[:2])).doubtful == [0]
 
 
+def test_cameras_move_until_the_object_fits_a_ball_of_diameter_one_and_see_the_same():
+    cameras = orbit([0, 90], 10, distance=7.0, fov_deg=20.0, size=64)
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=1.1)
+    views = Views(render_mesh(ball, cameras, background=None), cameras)
+    moved = sized(views).cameras
+    assert float(moved.positions[0].norm()) == pytest.approx(7 * 0.5 / 1.1, rel=0.03)
+    again = render_mesh(trimesh.creation.icosphere(subdivisions=3, radius=0.5), moved, background=None)
+    assert again.shape == (2, 128, 128, 4)  # with a margin of half a side
+    assert (again[:, 32:96, 32:96, 3] - views.images[..., 3]).abs().mean() < 0.01
+
+
 def test_the_photo_as_a_view_keeps_its_alpha_and_colours():
     view = photo_view(read_photo(disc_photo()), 64)
     inside = view[..., 3] > 0.99
     assert view.shape == (64, 64, 4) and float(inside.float().mean()) == pytest.approx(0.48, abs=0.03)  # π/4 · 0.78²
     assert (view[32, 20, :3] * 255 - torch.tensor([230.0, 120.0, 40.0])).abs().max() < 2
     assert view[0, 0, 3] == 0
+
+
+def test_the_photos_camera_sees_the_cut_out_as_the_network_is_shown_it():
+    subject = read_photo(disc_photo(radius=30, center=(50, 70)))
+    camera = photo_camera(subject, z.orbit_cameras(0, 10, size=64)[0])
+    pixels, _ = camera.project(torch.zeros(1, 3))
+    assert camera.width == subject.rgba.shape[0]
+    assert pixels[0].tolist() == pytest.approx([camera.width / 2] * 2, abs=1)  # the disc's middle is the origin
+    focal = 64 / 2 / (16 / 35)
+    assert float(camera.intrinsics[0, 0]) == pytest.approx(focal * 60 / 50, rel=0.02)  # 60 pixels are shown as 50
 
 
 def test_a_solid_is_surrounded_from_the_photos_camera_on():
@@ -119,7 +154,7 @@ def test_a_solid_is_surrounded_from_the_photos_camera_on():
     )
 
 
-def test_a_photo_becomes_an_asset_by_way_of_its_views(small_settings, monkeypatch, tmp_path):
+def test_a_photo_becomes_an_asset_by_way_of_its_views(monkeypatch, tmp_path):
     """With a model of random weights whose views are true ones: what is tested is the way from there to the solid."""
     pytest.importorskip("diffusers")
     from .test_zero123 import TINY
@@ -130,15 +165,17 @@ def test_a_photo_becomes_an_asset_by_way_of_its_views(small_settings, monkeypatc
     def true_views(self, subject, cameras, *, seed, source_elevation_deg, **_):
         asked.append((len(cameras), seed, source_elevation_deg))
         cameras = cameras.resized(self.size, self.size)
-        return Views(seen(cameras), cameras)
+        return Views(seen(cameras, mesh), cameras)
 
+    mesh = framed_boot()
     monkeypatch.setattr(z.Zero123, "views", true_views)
     monkeypatch.setattr(z.Zero123, "size", property(lambda _: SIZE))
     found = type("Found", (), {"degrees": 0.0, "words": "surely 0°"})
     monkeypatch.setattr(z.Zero123, "elevation", lambda *_, **__: found)
-    camera = z.orbit_cameras(0, 0, size=256)
-    photo = (render_mesh(boot(), camera, background=None, shading="unlit")[0] * 255).to(torch.uint8).numpy()
-    asset = create(photo, method="zero123", weights=path, settings=small_settings, seed=4)
+    camera = z.orbit_cameras(0, 0, size=128)
+    small = Settings(resolution=64, faces=1000, texture=256, gaussians=500)
+    photo = (render_mesh(mesh, camera, background=None, shading="unlit")[0] * 255).to(torch.uint8).numpy()
+    asset = create(photo, method="zero123", weights=path, settings=small, seed=4)
     assert asked == [(15, 4, 0.0)]
     report = asset.report
     assert report["mesh"]["watertight"]["ok"] and report["photo_agreement"]["silhouette_iou"] > 0.85

@@ -1,4 +1,4 @@
-"""Predicted views cut out of their white ground, so that they can be lifted."""
+"""Predicted views made ready for lifting: cut out of their white ground, and moved to where the object has size 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..backdrop import border_matte
-from ..cameras import Views
+from ..cameras import Cameras, Views
 from ..photo import clean_colors
 
 SURE = 0.5  # least confidence in a cut-out, as for photos
@@ -42,3 +42,25 @@ def cut_out(views: Views) -> CutOut:
         images.append(torch.from_numpy(np.concatenate([colors, matte.alpha[..., None]], -1).astype(np.float32)))
         confidence.append(round(float(matte.confidence), 3))
     return CutOut(Views(torch.stack(images), views.cameras), tuple(confidence))
+
+
+def sized(views: Views) -> Views:
+    """Views [V, H, W, 4] of cameras around the origin → ones for which the object fits a ball of diameter 1.
+
+    Models that are told no distance make an object as large as its photo, whatever its depth is: the cameras move. All
+    around the pictures half a side of nothing is added, since what a picture does not cover says nothing of what is
+    there, and close cameras do not cover the ball's corners.
+    """
+    cameras, widest = views.cameras, 1e-6
+    for image, k in zip(views.images, cameras.intrinsics, strict=True):
+        rows, columns = (image[..., 3] > 0.5).nonzero().unbind(-1)
+        pixels = torch.stack([columns + 0.5, rows + 0.5, torch.ones(len(rows))], dim=-1)
+        rays = torch.nn.functional.normalize(pixels.to(k) @ torch.linalg.inv(k).T, dim=-1)
+        widest = max(widest, float((1 - rays[:, 2] ** 2).clamp_min(0).sqrt().max()) if len(rows) else 0.0)
+    matrix, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    matrix[..., :3, 3] *= 0.5 / (widest * cameras.positions.norm(dim=-1).max())
+    x, y = cameras.width // 2, cameras.height // 2
+    intrinsics[..., 0, 2] += x
+    intrinsics[..., 1, 2] += y
+    images = torch.nn.functional.pad(views.images, (0, 0, x, x, y, y))
+    return Views(images, Cameras(matrix, intrinsics, images.shape[2], images.shape[1]))

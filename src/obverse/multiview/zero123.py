@@ -36,6 +36,7 @@ from .zero123_inputs import (
     as_published,
     clip_pixels,
     orbit_cameras,
+    photo_camera,
     photo_view,
     pose_embedding,
     pose_vector,
@@ -46,7 +47,8 @@ from .zero123_inputs import (
 
 __all__ = [
     "PUBLISHED", "Condition", "ConditionedDenoiser", "Family", "Sampling", "Sizes", "Zero123", "as_published", "build",
-    "load", "orbit_cameras", "photo_view", "pose_embedding", "pose_vector", "save", "save_checkpoint", "surround",
+    "load", "orbit_cameras", "photo_camera", "photo_view", "pose_embedding", "pose_vector", "save", "save_checkpoint",
+    "surround",
 ]  # fmt: skip
 
 LATENT_SCALE = 0.18215  # of latents that are diffused; the conditioning latents are not scaled

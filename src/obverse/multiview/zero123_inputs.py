@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,8 @@ from ..photo import Subject
 Family = Literal["zero123", "stable-zero123"]
 
 FOV_DEG = math.degrees(2 * math.atan(16 / 35))  # lens 35, sensor 32
-DISTANCE = 1.5  # object units; in training 1.5 to 2.2, and only differences of distance are told to the network
 FILL = 200 / 256  # of the picture's side, spanned by the object in the published preparation
+DISTANCE = 1.4  # object units; a flat object of size 1 then spans that much. In training 1.5 to 2.2, solid objects
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 WHITE = 0.94  # from here on a pixel of the border counts as white
 
@@ -176,18 +176,47 @@ def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def _framed(rgba: Tensor, size: int) -> Tensor:
-    """Cut-out [S, S, 4] → [1, 3, size, size] in 0–1: its box scaled, centred, on white."""
+def photo_camera(subject: Subject, camera: Cameras) -> Cameras:
+    """The camera that sees ``subject.rgba`` where ``camera``, one without a batch axis, sees its ``photo_view``."""
+    place = _place(subject.rgba, camera.width)
+    crop = torch.eye(3)
+    crop[:2] /= place.scale
+    crop[0, 2], crop[1, 2] = place.left - place.x / place.scale, place.top - place.y / place.scale
+    size = subject.rgba.shape[0]
+    return Cameras(camera.world_to_camera, crop.to(camera.intrinsics) @ camera.intrinsics, size, size)
+
+
+class _Place(NamedTuple):
+    """Where the box of a cut-out goes."""
+
+    left: int  # of the box, in the cut-out
+    top: int
+    right: int
+    bottom: int
+    scale: float
+    x: int  # of the box's corner, in the picture
+    y: int
+    width: int
+    height: int
+
+
+def _place(rgba: Tensor, size: int) -> _Place:
+    """The box around what is opaque in a cut-out [S, S, 4], scaled and centred in a picture of ``size``."""
     solid = (rgba[..., 3] > 0.5).nonzero()
     if not len(solid):
         raise InputError("the cut-out is transparent everywhere; pass a photo with an object in it")
     (top, left), (bottom, right) = solid.amin(0).tolist(), (solid.amax(0) + 1).tolist()
-    box = _on_white(rgba[top:bottom, left:right])
-    scale = round(size * FILL) / max(box.shape[-2:])
-    height, width = (max(1, round(scale * side)) for side in box.shape[-2:])
+    scale = round(size * FILL) / max(bottom - top, right - left)
+    width, height = max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top)))
+    return _Place(left, top, right, bottom, scale, (size - width) // 2, (size - height) // 2, width, height)
+
+
+def _framed(rgba: Tensor, size: int) -> Tensor:
+    """Cut-out [S, S, 4] → [1, 3, size, size] in 0–1: its box scaled, centred, on white."""
+    at = _place(rgba, size)
+    box = _on_white(rgba[at.top : at.bottom, at.left : at.right])
     canvas = torch.ones(1, 3, size, size)
-    y, x = (size - height) // 2, (size - width) // 2
-    canvas[..., y : y + height, x : x + width] = _resized(box, height, width)
+    canvas[..., at.y : at.y + at.height, at.x : at.x + at.width] = _resized(box, at.height, at.width)
     return canvas
 
 
