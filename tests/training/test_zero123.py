@@ -116,6 +116,20 @@ def test_the_loss_is_the_published_one(model, pairs):
     assert torch.allclose(training.loss(model)(model, batch)["loss"], expected, rtol=1e-5)
 
 
+def test_velocity_weighting_counts_a_noisy_timestep_up_to_fifty_times_as_much(model, pairs):
+    batch = batches(pairs, size=2, latent_size=8, seed=0)(0)
+    measure = training.loss(model, weighting="velocity")
+    counts = {}
+    for step in (0, 500, 999):
+        terms = measure(model, {**batch, "timesteps": torch.full((2,), step)})
+        counts[step] = float(terms["loss"] / terms["plain"])
+    share = model.alphas_cumprod
+    assert counts[500] / counts[0] == pytest.approx(float(share[0] / share[500]), rel=1e-4)
+    assert counts[999] / counts[0] == pytest.approx(50 * float(share[0]), rel=1e-4)  # 1 / share is 213 there
+    mean = (1 / share).clamp(max=50).mean()
+    assert counts[0] == pytest.approx(float(1 / share[0] / mean), rel=1e-4)
+
+
 def test_encoding_everything_first_changes_no_loss(model, pairs):
     wide = Pairs(pairs.views, 16, edges="soft", augment=True)
     encoded = training.encode_all(model, wide, half=False)

@@ -40,6 +40,7 @@ class ViewJob:
     accumulate: int
     rate: float | None
     optimizer: str
+    weighting: str
     edges: str
     augment: bool | None
     half: bool
@@ -76,6 +77,9 @@ def train_zero123(
     optimizer: Annotated[
         str, typer.Option(help="adamw (published), muon, or auto: muon only for tiny from nothing.")
     ] = "auto",
+    weighting: Annotated[
+        str, typer.Option(help="published (none), or velocity: noisy timesteps count more, for small runs.")
+    ] = "published",
     edges: Annotated[str, typer.Option(help="hard (published), soft, or auto: soft up to 128 pixels.")] = "auto",
     augment: Annotated[
         bool | None, typer.Option(help="Mirrored, recoloured pairs besides; default: only up to 1000 objects.")
@@ -95,6 +99,7 @@ def train_zero123(
         ("--sizes", sizes, ("published", "tiny")),
         ("--family", family, ("zero123", "stable-zero123")),
         ("--optimizer", optimizer, ("auto", "adamw", "muon")),
+        ("--weighting", weighting, ("published", "velocity")),
         ("--edges", edges, ("auto", "hard", "soft")),
     ):
         if value not in known:
@@ -103,7 +108,7 @@ def train_zero123(
         raise UsageError(f"--lora is {lora} without --init; adapters need a trained network to stand beside")
     job = ViewJob(
         data, validation, output, init, sizes, family, lora, steps, minutes, autoencoder_steps, batch, accumulate,
-        rate, optimizer, edges, augment, half, save_every, check_every, seed, _device(device),
+        rate, optimizer, weighting, edges, augment, half, save_every, check_every, seed, _device(device),
     )  # fmt: skip
     run(job, Console())
 
@@ -143,7 +148,7 @@ def run(job: ViewJob, console: Console) -> None:
         batches = drawing.batches(learnt, size=job.batch, latent_size=latent_size, seed=own)
     check = training.validation(model, network, held, seed=job.seed, half=job.half, show=pictures(job.output))
     state = train(
-        network, batches, training.loss(model),
+        network, batches, training.loss(model, weighting=job.weighting),  # type: ignore[arg-type]
         schedule=recipe, folder=job.output, validate=check, progress=report, half=job.half,
     )  # fmt: skip
     if rank:
@@ -235,7 +240,7 @@ def go_on(job: ViewJob, learnt: Any, recipe: Any) -> None:
     now = {
         "init": job.init or job.sizes, "family": job.family, "lora": job.lora, "batch": job.batch, "seed": job.seed,
         "accumulate": job.accumulate, "edges": learnt.edges, "augment": learnt.augment, "objects": len(learnt.views),
-        "rate": recipe.rate, "muon": recipe.muon,
+        "rate": recipe.rate, "muon": recipe.muon, "weighting": job.weighting,
     }  # fmt: skip
     place = job.output / "run.json"
     if not place.exists():

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from .pairs import Drawn, Pairs, batches, draw
 
 RISEN_FROM = 1e-6  # share of the rate at which the published warm-up begins
 SHARE = 10.0  # of the projection's rate over the UNet's
+HEAVIEST = 50.0  # weight of a timestep over that of the one without noise
+Weighting = Literal["published", "velocity"]
 SHOWN = 8  # pairs in a picture of the validation
 
 
@@ -167,8 +169,17 @@ def encoded_batch(pairs: Pairs, encoded: Encoded, drawn: Drawn) -> Batch:
     }
 
 
-def loss(model: Zero123) -> Callable[[nn.Module, Batch], Losses]:
-    """The published loss of a model whose weights the trained network shares."""
+def loss(model: Zero123, *, weighting: Weighting = "published") -> Callable[[nn.Module, Batch], Losses]:
+    """The loss of a model whose weights the trained network shares.
+
+    Args:
+        model: see ``learner``.
+        weighting: of the timesteps. ``"published"`` is none. ``"velocity"`` divides by the signal's share, which makes
+            the error one of the velocity (Salimans & Ho 2022), at most 50 times the least; there, where almost all is
+            noise and what a view looks like is decided, the plain loss hardly asks for anything.
+    """
+    table = torch.ones(()) if weighting == "published" else (1 / model.alphas_cumprod).clamp(max=HEAVIEST)
+    weights = (table / table.mean()).expand(len(model.alphas_cumprod))
 
     def measure(_: nn.Module, batch: Batch) -> Losses:
         if "source" in batch:
@@ -181,7 +192,10 @@ def loss(model: Zero123) -> Callable[[nn.Module, Batch], Losses]:
         latents = batch["latents"] * keep[:, 1, None, None, None]
         stacked = torch.cat([noisy, latents], 1).to(model.dtype)
         predicted = model.unet(stacked, batch["timesteps"], encoder_hidden_states=context).sample.float()
-        return {"loss": (predicted - batch["noise"]).square().mean()}
+        wrong = (predicted - batch["noise"]).square().mean((1, 2, 3))
+        if weighting == "published":
+            return {"loss": wrong.mean()}
+        return {"loss": (wrong * weights.to(wrong)[batch["timesteps"]]).mean(), "plain": wrong.mean().detach()}
 
     return measure
 
