@@ -47,7 +47,7 @@ def test_its_commands_name_options_that_exist(command, capsys):
     """`--help` beside the other arguments stops before they are acted on, but after their names were checked."""
     words = shlex.split(command)
     assert words[0] == "obverse"
-    verb = words[1:3] if words[1] in ("train", "weights") else words[1:2]
+    verb = words[1:3] if words[1] in ("train", "weights", "data") else words[1:2]
     options = [word for word in words[2:] if re.match(r"--?[a-z]", word)]
     with pytest.raises(SystemExit) as stop:
         cli.main([*verb, "--help"])
