@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..cameras import Views, framing_distance, orbit
-from ..lifting.carve import carve, colors_from_views, hull_gaussians, mesh_depths
+from ..lifting.carve import carve, colors_from_views, mesh_depths, start_gaussians
 from ..lifting.fit import Recipe, fit
 from ..render.fields import GridField
 from ..surface.extract import extract
@@ -59,7 +59,7 @@ def oracle(scene: Scene) -> trimesh.Trimesh:
     The views are true in shape, colour and light, and are other ones than those that are judged.
     """
     views = oracle_views(scene)
-    start = hull_gaussians(carve(views), views, count=ORACLE_GAUSSIANS // 2, seed=scene.case.seed)
+    start = start_gaussians(carve(views), views, count=ORACLE_GAUSSIANS // 2, seed=scene.case.seed)
     recipe = Recipe(steps=ORACLE_STEPS)
     fitted = fit(views, start, gaussians=ORACLE_GAUSSIANS, recipe=recipe, seed=scene.case.seed)
     mesh = simplify(gaussians_to_mesh(fitted.gaussians, resolution=ORACLE_RESOLUTION), ORACLE_FACES, strict=False)

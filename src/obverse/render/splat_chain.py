@@ -33,26 +33,47 @@ from .splat_kernels import (
     CHUNKS,
     FIELD_MARGIN,
     GREEN,
+    LANES,
     LOW_PASS,
+    MX,
+    MY,
+    MZ,
+    OPACITY,
+    QW,
+    QX,
+    QY,
+    QZ,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+    R7,
+    R8,
     RED,
+    S0,
+    S1,
+    S2,
     ZERO,
     F,
     Lists,
     Scene,
     camera_of,
     fill_sh_basis,
+    load_lanes,
     viewing_direction,
 )
 
-LANES = 32  # Gaussians at once
 SH_0 = 0.28209479177387814  # the harmonic of degree 0
 
-# Rows of the work array. Sums and centres are of one view, the other gradients of all views so far.
+# Rows of the work array after parameters and rotation. Sums and centres are of one view, the other gradients of all
+# views so far.
 (
-    MX, MY, MZ, QW, QX, QY, QZ, S0, S1, S2, OPACITY, R0, R1, R2, R3, R4, R5, R6, R7, R8,
     DMX, DMY, DMZ, DS0, DS1, DS2, DOPACITY, T0, T1, T2, T3, T4, T5, T6, T7, T8, DQW, DQX, DQY, DQZ,
     DCENTER, DRED, DGREEN, DBLUE, SUMS, END,
-) = (LANES * i for i in (*range(45), 44 + ROW))  # fmt: skip
+) = (R8 + LANES * i for i in (*range(1, 26), 25 + ROW))  # fmt: skip
 TO_CAMERA, WORK = END, END + LANES * CAMERA
 SUM_1, SUM_X, SUM_XX, SUM_Y, SUM_XY, SUM_YY, SUM_RED, SUM_GREEN, SUM_BLUE, SUM_DEPTH = (
     SUMS + LANES * i for i in (S, SX, SXX, SY, SXY, SYY, S_RED, S_GREEN, S_BLUE, S_DEPTH)
@@ -81,6 +102,8 @@ def gather(scene: Scene, lists: Lists, rows: np.ndarray, gradients: Gradients) -
             size = min(LANES, stop - first)
             add_rows(lists, rows, first, size, count, totals, seen)
             load_lanes(means, quats, scales, opacities, first, size, seen, work)
+            work[DMX:DCENTER] = 0.0
+            work[DRED:SUMS] = 0.0
             to_sh[first : first + size] = ZERO
             for view in range(len(cameras)):
                 load_sums(totals[view], records, view * count + first, size, work)
@@ -129,37 +152,6 @@ def add_rows(
             to[5, i], to[6, i], to[7, i], to[8, i], to[9, i] = s5, s6, s7, s8, s9
             weight = abs(s0) + abs(s1) + abs(s2) + abs(s3) + abs(s4) + abs(s5) + abs(s6) + abs(s7) + abs(s8) + abs(s9)
             seen[i] |= weight > ZERO
-
-
-@kernel(fastmath=True)
-def load_lanes(
-    means: np.ndarray, quats: np.ndarray, scales: np.ndarray, opacities: np.ndarray, first: int, size: int,
-    seen: np.ndarray, work: np.ndarray,
-) -> None:  # fmt: skip
-    """Parameters of consecutive Gaussians and their rotation matrices into the work array; gradients start at zero.
-
-    What no pixel saw may hold any values; a harmless Gaussian stands in for it.
-    """
-    wide_vectors()
-    for i in range(LANES):
-        n = first + i if i < size and seen[i] else -1
-        if n >= 0:
-            work[MX + i], work[MY + i], work[MZ + i] = means[n, 0], means[n, 1], means[n, 2]
-            work[QW + i], work[QX + i], work[QY + i], work[QZ + i] = quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3]
-            work[S0 + i], work[S1 + i], work[S2 + i] = scales[n, 0], scales[n, 1], scales[n, 2]
-            work[OPACITY + i] = opacities[n]
-        else:
-            work[MX + i] = work[MY + i] = work[MZ + i] = work[QX + i] = work[QY + i] = work[QZ + i] = 0.0
-            work[QW + i] = work[S0 + i] = work[S1 + i] = work[S2 + i] = work[OPACITY + i] = 1.0
-    for i in range(LANES):
-        w, x, y, z = work[QW + i], work[QX + i], work[QY + i], work[QZ + i]
-        shrink = 1 / max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-        w, x, y, z = w * shrink, x * shrink, y * shrink, z * shrink
-        work[R0 + i], work[R1 + i], work[R2 + i] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
-        work[R3 + i], work[R4 + i], work[R5 + i] = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
-        work[R6 + i], work[R7 + i], work[R8 + i] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
-    work[DMX:DCENTER] = 0.0
-    work[DRED:SUMS] = 0.0
 
 
 @kernel(fastmath=True)

@@ -54,6 +54,14 @@ ROW_MARGIN = F(0.01)  # pixels by which row ranges are widened against rounding
 LANE_X, LANE_Y, PIXELS = 0, 256, 512
 
 
+# The work array of LANES Gaussians at once: parameters, rotation, and what one camera sees of them.
+LANES = 32
+(
+    MX, MY, MZ, QW, QX, QY, QZ, S0, S1, S2, OPACITY, R0, R1, R2, R3, R4, R5, R6, R7, R8,
+    AT_Z, AT_U, AT_V, XX, XY, YY, SEEN,
+) = (LANES * i for i in range(27))  # fmt: skip
+
+
 class Scene(NamedTuple):
     """Gaussians and cameras as the kernels take them, C-contiguous."""
 
@@ -95,49 +103,65 @@ def camera_of(cameras: np.ndarray, view: int) -> tuple[float, ...]:
 
 
 @kernel()
-def rotation_of(quats: np.ndarray, n: int) -> tuple[float, ...]:
-    """Nine entries of the rotation matrix of one quaternion (wxyz, any length; zero means no rotation), by rows."""
-    w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
-    shrink = 1 / max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-    w, x, y, z = w * shrink, x * shrink, y * shrink, z * shrink
-    return (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
-
-
-@kernel()
-def camera_point(camera: tuple[float, ...], means: np.ndarray, n: int) -> tuple[float, float, float]:
-    """One mean in the camera's axes."""
-    mx, my, mz = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
-    return (
-        camera[0] * mx + camera[1] * my + camera[2] * mz + camera[3],
-        camera[4] * mx + camera[5] * my + camera[6] * mz + camera[7],
-        camera[8] * mx + camera[9] * my + camera[10] * mz + camera[11],
-    )
-
-
-@kernel()
-def held_slopes(camera: tuple[float, ...], limits: np.ndarray, x: float, y: float, z: float) -> tuple[float, ...]:
-    """x / z and y / z held to FIELD_MARGIN half fields of view, where the perspective is expanded; then for each
-    1 if it is free and 0 if it is held.
+def load_lanes(
+    means: np.ndarray, quats: np.ndarray, scales: np.ndarray, opacities: np.ndarray, first: int, size: int,
+    wanted: np.ndarray, work: np.ndarray,
+) -> None:  # fmt: skip
+    """Parameters of consecutive Gaussians and their rotation matrices into the work array; a zero quaternion means no
+    rotation. A harmless Gaussian stands in where there is none, or none is ``wanted``: [LANES] bool.
     """
-    nearness = 1 / z
-    most_x, most_y = FIELD_MARGIN * 0.5 * limits[2] / camera[12], FIELD_MARGIN * 0.5 * limits[3] / camera[15]
-    slope_x, slope_y = x * nearness, y * nearness
-    free_x, free_y = 1.0 if abs(slope_x) <= most_x else 0.0, 1.0 if abs(slope_y) <= most_y else 0.0
-    return min(max(slope_x, -most_x), most_x), min(max(slope_y, -most_y), most_y), free_x, free_y
+    wide_vectors()
+    for i in range(LANES):
+        n = first + i if i < size and wanted[i] else -1
+        if n >= 0:
+            work[MX + i], work[MY + i], work[MZ + i] = means[n, 0], means[n, 1], means[n, 2]
+            work[QW + i], work[QX + i], work[QY + i], work[QZ + i] = quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3]
+            work[S0 + i], work[S1 + i], work[S2 + i] = scales[n, 0], scales[n, 1], scales[n, 2]
+            work[OPACITY + i] = opacities[n]
+        else:
+            work[MX + i] = work[MY + i] = work[MZ + i] = work[QX + i] = work[QY + i] = work[QZ + i] = 0.0
+            work[QW + i] = work[S0 + i] = work[S1 + i] = work[S2 + i] = work[OPACITY + i] = 1.0
+    for i in range(LANES):
+        w, x, y, z = work[QW + i], work[QX + i], work[QY + i], work[QZ + i]
+        shrink = 1 / max(np.sqrt(w * w + x * x + y * y + z * z), 1e-12)
+        w, x, y, z = w * shrink, x * shrink, y * shrink, z * shrink
+        work[R0 + i], work[R1 + i], work[R2 + i] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
+        work[R3 + i], work[R4 + i], work[R5 + i] = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
+        work[R6 + i], work[R7 + i], work[R8 + i] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
 
 
 @kernel()
-def slope_rows(camera: tuple[float, ...], slope_x: float, slope_y: float, nearness: float) -> tuple[float, ...]:
-    """∂(x/z)/∂mean and ∂(y/z)/∂mean in world axes, six numbers: the rows of J W before the focal lengths."""
-    return (
-        (camera[0] - slope_x * camera[8]) * nearness, (camera[1] - slope_x * camera[9]) * nearness,
-        (camera[2] - slope_x * camera[10]) * nearness, (camera[4] - slope_y * camera[8]) * nearness,
-        (camera[5] - slope_y * camera[9]) * nearness, (camera[6] - slope_y * camera[10]) * nearness,
-    )  # fmt: skip
+def spread_lanes(camera: tuple[float, ...], limits: np.ndarray, work: np.ndarray) -> None:
+    """Where one camera sees the Gaussians of the work array: depth, centre, and covariance before the low-pass.
+
+    x / z and y / z are held to FIELD_MARGIN half fields of view where the perspective is expanded. E and G are
+    ∂(x/z)/∂mean and ∂(y/z)/∂mean in world axes. ``np.divide`` and not /, which would ask for zero and could not be
+    vectorised.
+    """
+    wide_vectors()
+    w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, fx, skew, cx, fy, cy = camera
+    most_x, most_y = FIELD_MARGIN * 0.5 * limits[2] / fx, FIELD_MARGIN * 0.5 * limits[3] / fy
+    for i in range(LANES):
+        mx, my, mz = work[MX + i], work[MY + i], work[MZ + i]
+        x, y, z = w0 * mx + w1 * my + w2 * mz + w3, w4 * mx + w5 * my + w6 * mz + w7, w8 * mx + w9 * my + w10 * mz + w11
+        nearness = np.divide(1.0, z)
+        work[AT_Z + i] = z
+        work[AT_U + i], work[AT_V + i] = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
+        slope_x = min(max(x * nearness, -most_x), most_x)
+        slope_y = min(max(y * nearness, -most_y), most_y)
+        ex, ey, ez = (w0 - slope_x * w8) * nearness, (w1 - slope_x * w9) * nearness, (w2 - slope_x * w10) * nearness
+        gx, gy, gz = (w4 - slope_y * w8) * nearness, (w5 - slope_y * w9) * nearness, (w6 - slope_y * w10) * nearness
+        ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
+        bx, by, bz = fy * gx, fy * gy, fy * gz
+        s0, s1, s2 = work[S0 + i], work[S1 + i], work[S2 + i]
+        r0, r1, r2, r3, r4 = work[R0 + i], work[R1 + i], work[R2 + i], work[R3 + i], work[R4 + i]
+        r5, r6, r7, r8 = work[R5 + i], work[R6 + i], work[R7 + i], work[R8 + i]
+        a0, b0 = s0 * (ax * r0 + ay * r3 + az * r6), s0 * (bx * r0 + by * r3 + bz * r6)
+        a1, b1 = s1 * (ax * r1 + ay * r4 + az * r7), s1 * (bx * r1 + by * r4 + bz * r7)
+        a2, b2 = s2 * (ax * r2 + ay * r5 + az * r8), s2 * (bx * r2 + by * r5 + bz * r8)
+        work[XX + i] = a0 * a0 + a1 * a1 + a2 * a2
+        work[XY + i] = a0 * b0 + a1 * b1 + a2 * b2
+        work[YY + i] = b0 * b0 + b1 * b1 + b2 * b2
 
 
 @kernel()
@@ -183,74 +207,68 @@ def project(scene: Scene, records: np.ndarray, boxes: np.ndarray, keys: np.ndarr
     near, far, width, height = limits[0], limits[1], limits[2], limits[3]
     count, views = len(means), len(cameras)
     for chunk in numba.prange(CHUNKS):
-        basis = np.empty(sh.shape[1], np.float64)
+        basis, work, wanted = np.empty(sh.shape[1], np.float64), np.empty(SEEN, np.float64), np.ones(LANES, np.bool_)
         fill_sh_basis(0.0, 0.0, 0.0, basis)
-        for view in range(views):
-            camera = camera_of(cameras, view)
-            fx, skew, cx, fy, cy = camera[12], camera[13], camera[14], camera[15], camera[16]
-            for n in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
-                m = view * count + n
-                boxes[m, 0] = boxes[m, 1] = boxes[m, 2] = boxes[m, 3] = 0
-                flat_keys[m], flat_radii[m] = 0, ZERO
-                x, y, z = camera_point(camera, means, n)
-                opacity = float(opacities[n])
-                if not (near <= z <= far and opacity >= MIN_ALPHA):
-                    continue
-                nearness = 1 / z
-                u, v = (fx * x + skew * y) * nearness + cx, fy * y * nearness + cy
-                slope_x, slope_y, _, _ = held_slopes(camera, limits, x, y, z)
-                ex, ey, ez, gx, gy, gz = slope_rows(camera, slope_x, slope_y, nearness)
-                ax, ay, az = fx * ex + skew * gx, fx * ey + skew * gy, fx * ez + skew * gz
-                bx, by, bz = fy * gx, fy * gy, fy * gz
-                r0, r1, r2, r3, r4, r5, r6, r7, r8 = rotation_of(quats, n)
-                s0, s1, s2 = float(scales[n, 0]), float(scales[n, 1]), float(scales[n, 2])
-                a0, b0 = s0 * (ax * r0 + ay * r3 + az * r6), s0 * (bx * r0 + by * r3 + bz * r6)
-                a1, b1 = s1 * (ax * r1 + ay * r4 + az * r7), s1 * (bx * r1 + by * r4 + bz * r7)
-                a2, b2 = s2 * (ax * r2 + ay * r5 + az * r8), s2 * (bx * r2 + by * r5 + bz * r8)
-                sxx = a0 * a0 + a1 * a1 + a2 * a2
-                sxy = a0 * b0 + a1 * b1 + a2 * b2
-                syy = b0 * b0 + b1 * b1 + b2 * b2
-                sharp = sxx * syy - sxy * sxy
-                sxx, syy = sxx + LOW_PASS, syy + LOW_PASS
-                det = sxx * syy - sxy * sxy
-                if not (np.isfinite(u + v + det) and det > 0):
-                    continue
-                if limits[4] > 0:
-                    opacity *= np.sqrt(max(sharp, 0.0) / det)
-                    if opacity < MIN_ALPHA:
+        stop = (chunk + 1) * count // CHUNKS
+        for first in range(chunk * count // CHUNKS, stop, LANES):
+            load_lanes(means, quats, scales, opacities, first, min(LANES, stop - first), wanted, work)
+            for view in range(views):
+                camera = camera_of(cameras, view)
+                spread_lanes(camera, limits, work)
+                for i in range(min(LANES, stop - first)):
+                    n = first + i
+                    m = view * count + n
+                    boxes[m, 0] = boxes[m, 1] = boxes[m, 2] = boxes[m, 3] = 0
+                    flat_keys[m], flat_radii[m] = 0, ZERO
+                    z, u, v, opacity = work[AT_Z + i], work[AT_U + i], work[AT_V + i], float(opacities[n])
+                    if not (near <= z <= far and opacity >= MIN_ALPHA):
                         continue
-                log_opacity = np.log(opacity)
-                tau = max(2 * (log_opacity - LOG_MIN), 1e-6)
-                reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
-                if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
-                    continue
-                if len(basis) > 1:
-                    dx, dy, dz, _ = viewing_direction(camera, means, n)
-                    fill_sh_basis(dx, dy, dz, basis)
-                red = green = blue = 0.5
-                for k in range(len(basis)):
-                    red += basis[k] * sh[n, k, 0]
-                    green += basis[k] * sh[n, k, 1]
-                    blue += basis[k] * sh[n, k, 2]
-                if not np.isfinite(red + green + blue + opacity):
-                    continue
-                eighth = 0.125 / det
-                per_sxx = 1 / sxx
-                records[m, U], records[m, V] = u, v
-                records[m, A], records[m, B], records[m, C] = -0.5 * syy * eighth, sxy * eighth, -0.5 * sxx * eighth
-                records[m, LOG_OPACITY], records[m, DEPTH] = 0.125 * log_opacity, z
-                records[m, RED], records[m, GREEN], records[m, BLUE] = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
-                records[m, REACH_X], records[m, REACH_Y] = min(reach_x, FAR_AWAY), min(reach_y, FAR_AWAY)
-                records[m, SLOPE] = sxy * per_sxx
-                records[m, HEIGHT] = min(np.sqrt(tau * det * per_sxx), FAR_AWAY)
-                records[m, TOP_X] = max(-FAR_AWAY, min(reach_y * (sxy / syy), FAR_AWAY))
-                records[m, PER_REACH] = 1 / reach_x
-                boxes[m, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
-                boxes[m, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
-                boxes[m, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
-                boxes[m, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
-                flat_keys[m] = F(z).view(np.uint32)
-                flat_radii[m] = min(max(reach_x, reach_y), FAR_AWAY)
+                    sxx, sxy, syy = work[XX + i], work[XY + i], work[YY + i]
+                    sharp = sxx * syy - sxy * sxy
+                    sxx, syy = sxx + LOW_PASS, syy + LOW_PASS
+                    det = sxx * syy - sxy * sxy
+                    if not (np.isfinite(u + v + det) and det > 0):
+                        continue
+                    if limits[4] > 0:
+                        opacity *= np.sqrt(max(sharp, 0.0) / det)
+                        if opacity < MIN_ALPHA:
+                            continue
+                    log_opacity = np.log(opacity)
+                    tau = max(2 * (log_opacity - LOG_MIN), 1e-6)
+                    reach_x, reach_y = np.sqrt(tau * sxx), np.sqrt(tau * syy)
+                    if u + reach_x <= 0 or u - reach_x >= width or v + reach_y <= 0 or v - reach_y >= height:
+                        continue
+                    if len(basis) > 1:
+                        dx, dy, dz, _ = viewing_direction(camera, means, n)
+                        fill_sh_basis(dx, dy, dz, basis)
+                    red = green = blue = 0.5
+                    for k in range(len(basis)):
+                        red += basis[k] * sh[n, k, 0]
+                        green += basis[k] * sh[n, k, 1]
+                        blue += basis[k] * sh[n, k, 2]
+                    if not np.isfinite(red + green + blue + opacity):
+                        continue
+                    eighth = 0.125 / det
+                    per_sxx = 1 / sxx
+                    records[m, U], records[m, V] = u, v
+                    records[m, A], records[m, B], records[m, C] = -0.5 * syy * eighth, sxy * eighth, -0.5 * sxx * eighth
+                    records[m, LOG_OPACITY], records[m, DEPTH] = 0.125 * log_opacity, z
+                    records[m, RED], records[m, GREEN], records[m, BLUE] = (
+                        max(red, 0.0),
+                        max(green, 0.0),
+                        max(blue, 0.0),
+                    )
+                    records[m, REACH_X], records[m, REACH_Y] = min(reach_x, FAR_AWAY), min(reach_y, FAR_AWAY)
+                    records[m, SLOPE] = sxy * per_sxx
+                    records[m, HEIGHT] = min(np.sqrt(tau * det * per_sxx), FAR_AWAY)
+                    records[m, TOP_X] = max(-FAR_AWAY, min(reach_y * (sxy / syy), FAR_AWAY))
+                    records[m, PER_REACH] = 1 / reach_x
+                    boxes[m, 0] = int(max(u - reach_x, 0.0)) >> SHIFT
+                    boxes[m, 1] = (int(min(u + reach_x, width - 1)) >> SHIFT) + 1
+                    boxes[m, 2] = int(max(v - reach_y, 0.0)) >> SHIFT
+                    boxes[m, 3] = (int(min(v + reach_y, height - 1)) >> SHIFT) + 1
+                    flat_keys[m] = F(z).view(np.uint32)
+                    flat_radii[m] = min(max(reach_x, reach_y), FAR_AWAY)
 
 
 @kernel(parallel=True)

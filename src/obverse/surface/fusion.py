@@ -32,7 +32,7 @@ SOLID = 0.5  # coverage from which a pixel shows surface
 SURE = 0.1  # opacity from which a Gaussian counts for the bounds
 MARGIN = 4  # grid steps around the Gaussians
 CUTOFF = 3.0  # standard deviations beyond which a Gaussian adds nothing to the level set
-THRESHOLD = 0.5  # of summed opacity
+THRESHOLD = 0.35  # of summed opacity; best of 0.2 to 0.5 (docs/performance.md)
 
 
 def gaussians_to_mesh(
