@@ -139,6 +139,7 @@ def measure(given: argparse.Namespace, precision: str) -> dict[str, float]:
     found["spread of the images' values"] = float(views.std())
     if given.pipeline:
         theirs = timed("community pipeline: views, s", lambda: community(given, model, photo, cameras, scheduler))
+        timed("obverse: the same views again, s", lambda: model.views(photo, cameras, seed=0, **how))
         found["largest difference of the images"] = float((views - theirs).abs().max())
     return found
 

@@ -63,7 +63,8 @@ def test_a_photo_and_a_checkpoint_become_pictures_with_cameras(photo, checkpoint
     assert code == 2 and "already holds views; pass --overwrite" in err
 
 
-def test_an_orbit_with_an_elevation_that_is_tried_out(photo, checkpoint, tmp_path, capsys):
+def test_an_orbit_with_an_elevation_that_is_tried_out(photo, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("obverse.multiview.agreement.PIXELS", 12)
     out = tmp_path / "views"
     given = ["--orbit", "16", "--weights", checkpoint]
     code, text, _ = run("views", photo, "-o", out, *QUICK, *given, capsys=capsys)

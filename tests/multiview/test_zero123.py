@@ -432,6 +432,7 @@ def test_options_that_cannot_be_meant_are_refused(tiny):
 
 
 def test_elevation_is_tried_and_zero123_draws_its_probes_once_only(tiny, stable, monkeypatch):
+    monkeypatch.setattr("obverse.multiview.agreement.PIXELS", 12)
     calls = counted(monkeypatch, tiny.unet)
     found = tiny.elevation(square(), candidates=(0, 20, 40), sampling=Sampling(steps=3))
     assert len(calls) == 3 and found.degrees in (0, 20, 40) and len(found.scores) == 3 and 0 <= found.sureness <= 1

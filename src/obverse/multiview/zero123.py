@@ -489,13 +489,16 @@ def load(
         MissingPackageError: diffusers or transformers is not installed.
     """
 
+    made: list[Zero123] = []
+
     def model_for(said: dict[str, Any] | None) -> Zero123:
         stated = layouts.sizes_from(said, Sizes) if said else PUBLISHED
-        return build(sizes or stated, device="meta")
+        made.append(build(sizes or stated, device="meta"))
+        return made[-1]
 
     found = layouts.read(source, model_for, download=download)
     chosen, why = layouts.family_for(family, found, source)
-    model = model_for(found.sizes)
+    model = made[-1] if made else model_for(found.sizes)
     model.family = chosen
     for part in layouts.PARTS:
         network = getattr(model, part)
