@@ -70,6 +70,11 @@ def test_weights_are_for_networks_only(folder, tmp_path, capsys):
     assert code == 2 and "--to gaussians takes no weights" in err
 
 
+def test_a_network_takes_no_steps(folder, tmp_path, capsys):
+    code, _, err = run(capsys, "fit", str(folder), "-o", str(tmp_path / "out"), "--to", "instantmesh", "--steps", "9")
+    assert code == 2 and "one pass" in err
+
+
 def test_depths_beside_the_pictures_say_where_to_begin_and_are_fitted(tmp_path, capsys):
     views = ball_views(size=48)
     write_transforms(views, tmp_path / "in")

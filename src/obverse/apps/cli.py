@@ -177,7 +177,7 @@ def fit(
     set_threads(threads)
     recipe: Recipe | FieldRecipe | OnePass = FieldRecipe() if steps is None else FieldRecipe(steps=steps)
     if to == "instantmesh" or weights is not None:
-        recipe = OnePass(weights, pick_device(device))
+        recipe = OnePass(weights, pick_device(device), steps)
     elif to == "gaussians":
         recipe = Recipe(steps=1500 if steps is None else steps, sh_degree=sh_degree, growth=Growth(strategy=growth))  # type: ignore[arg-type]
     job = FitJob(

@@ -45,7 +45,7 @@ class OnePass:
 
     weights: str | None = None  # file, folder or Hub id; by default those that were fetched
     device: str = "cpu"
-
+    steps: int | None = None  # as asked for, to be refused: there are none
 
 @dataclass(frozen=True)
 class FitJob:
@@ -70,6 +70,8 @@ def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
         raise UsageError(f"--to is {job.to!r}; choose one of: {', '.join(WAYS)}")
     if job.to != "instantmesh" and isinstance(job.recipe, OnePass):
         raise UsageError(f"--to {job.to} takes no weights; leave them out, or pass --to instantmesh")
+    if isinstance(job.recipe, OnePass) and (job.recipe.steps is not None or job.checkpoint is not None):
+        raise UsageError("--to instantmesh predicts in one pass; leave --steps and --checkpoint out")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file and an asset is a folder; choose another -o")
     if (output / "report.json").exists() and not job.overwrite:
