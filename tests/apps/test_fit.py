@@ -71,7 +71,7 @@ def test_weights_are_for_networks_only(folder, tmp_path, capsys):
 
 
 def test_a_network_takes_no_steps(folder, tmp_path, capsys):
-    code, _, err = run(capsys, "fit", str(folder), "-o", str(tmp_path / "out"), "--to", "instantmesh", "--steps", "9")
+    code, _, err = run("fit", folder, "-o", tmp_path / "out", "--to", "instantmesh", "--steps", 9, capsys=capsys)
     assert code == 2 and "one pass" in err
 
 

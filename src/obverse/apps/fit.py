@@ -47,6 +47,7 @@ class OnePass:
     device: str = "cpu"
     steps: int | None = None  # as asked for, to be refused: there are none
 
+
 @dataclass(frozen=True)
 class FitJob:
     """What to do with the folder."""
