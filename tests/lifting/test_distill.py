@@ -41,6 +41,11 @@ SHORT = Recipe(
 KNOWN = orbit([30.0, 150.0, 270.0], 15.0, distance=2.0, fov_deg=40.0, size=24)
 
 
+@pytest.fixture(autouse=True)
+def short_rehearsals(monkeypatch):
+    monkeypatch.setattr(coarse_to_fine, "REHEARSALS", 10)
+
+
 def gaussians(steps=60, count=300, growth=None):
     growth = growth or Growth("none")
     rates = Rates(means=(0.02, 0.002), colors=0.05, opacities=0.1, scales=0.02, quats=0.01)
@@ -100,8 +105,7 @@ def test_growth_follows_the_critics_pull():
 @pytest.mark.parametrize(
     "make", [lambda: gaussians(growth=Growth(start=20, every=20)), field, lambda: field("triplane")]
 )
-def test_an_interrupted_run_goes_on_to_the_same_bits(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(coarse_to_fine, "REHEARSALS", 2)
+def test_an_interrupted_run_goes_on_to_the_same_bits(make, tmp_path):
     recipe = replace(SHORT, steps=9, backgrounds="coin", terms=Terms(critic=1.0, rgb=1.0, mask=1.0, opaque=0.1))
     path = tmp_path / "state"
 
