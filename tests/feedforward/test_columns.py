@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from obverse.feedforward.columns import column_thresholds, committed, cut, local_width, solid_of_columns
+from obverse.feedforward.columns import attached, column_thresholds, committed, cut, local_width, solid_of_columns
 
 
 def test_a_column_is_as_full_as_expected_and_never_empty():
@@ -77,3 +77,36 @@ def test_a_handle_of_unsure_depth_comes_out_round_and_in_one_piece():
     assert depths[8] <= 0.75 * depths[12] and depths[:7].max() == 0
     middle = [column.nonzero()[0].mean() for column in full.T if column.any()]
     assert max(middle) - min(middle) < 2
+
+
+def head_and_ear():
+    """A head of 12 × 12 columns, 10 cells deep, and an ear of 3 × 3 beside it that stands 20 cells farther back."""
+    values = torch.full((40, 20, 20), -2.0)
+    values[5:15, 4:16, 2:14] = 2.0
+    values[33:36, 4:7, 14:17] = 2.0
+    inside = (values > 0).any(0)
+    return values, inside, torch.where(inside, 3.0, 0.0)
+
+
+def test_an_ear_that_floats_is_put_back_to_the_head():
+    values, inside, width = head_and_ear()
+    found = attached(values, inside, width) > 0
+    assert not found[25:].any()
+    assert found[:, 5, 15].nonzero().float().mean() == pytest.approx(9.5, abs=0.6)
+    assert found.any(0).equal(inside)
+
+
+def test_things_that_the_photo_shows_apart_stay_where_they_are():
+    values, inside, width = head_and_ear()
+    values[:, :, 14] = -2.0  # a gap between the two
+    inside[:, 14] = False
+    assert attached(values, inside, width).equal(values)
+
+
+def test_a_crumb_behind_something_larger_goes():
+    values, inside, width = head_and_ear()
+    values[33:36, 4:7, 14:17] = -2.0
+    inside = (values > 0).any(0)
+    values[30:32, 8:10, 8:10] = 2.0
+    found = attached(values, inside, width) > 0
+    assert not found[20:].any() and found[5:15, 4:16, 2:14].all()

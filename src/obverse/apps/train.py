@@ -170,7 +170,7 @@ def export(job: TrainJob, state: Any, learnt: list[dict[str, Any]], measured: di
     card = model_card(
         objects=[row for row in learnt if row["group"] != "procedural"],
         procedural=sum(row["group"] == "procedural" for row in learnt),
-        training={**settings, **plan, "started from": job.start.name if job.start else "random weights"},
+        training={**plan, **settings, "started from": job.start.name if job.start else "random weights"},
         measured=measured,
     )
     atomic_write(job.output / "embedded.md", card.encode())

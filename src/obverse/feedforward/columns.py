@@ -1,9 +1,10 @@
 """What a network says about the cells of a photo's columns → a solid that ends where the photo's outline does.
 
-The network's answer is a chance per cell. Three things make a shape of it. Cells are cut where the overlap with the
+The network's answer is a chance per cell. Four things make a shape of it. Cells are cut where the overlap with the
 truth is expected to be largest (``cut``). Where the network is unsure how far away a narrow part is, so that all of a
-long stretch is half likely, the part is put into the middle of that stretch, as deep as it is wide (``committed``). And
-the solid thins out towards the outline (``rim.tapered``).
+long stretch is half likely, the part is put into the middle of that stretch, as deep as it is wide (``committed``).
+What hangs together in the photo but came out as a crumb that floats elsewhere is put back (``attached``). And the solid
+thins out towards the outline (``rim.tapered``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ LEAN = -0.7  # logit: a cell that is full with a chance of one third
 MARGIN = 0.5  # by which the fullest cell of a column exceeds its threshold
 DEEPEST = 1.5  # depth over width of a part whose depth is unsure
 SURE = 0.0  # logit from which on a cell counts as known to be full
+CRUMB = 0.1  # share of the largest piece's cells below which another piece is put back to it
 STEEPNESS = 0.5  # value per cell next to the surface of a part that was put into the middle
 
 
@@ -43,6 +45,7 @@ def solid_of_columns(logits: Tensor, inside: Tensor, outline: np.ndarray) -> Ten
     logits = _calmed(logits, inside)
     width = local_width(inside.numpy())
     values = committed(_cut_out(logits, inside), logits, inside, torch.from_numpy(width))
+    values = attached(values, inside, torch.from_numpy(width))
     rows, cols = nearest(inside.numpy())
     values = values[:, rows, cols]
     finer = f.interpolate(values[None, None], scale_factor=2.0, mode="trilinear", align_corners=False)[0, 0]
@@ -102,6 +105,42 @@ def committed(values: Tensor, logits: Tensor, inside: Tensor, width: Tensor) -> 
     stretch = (STEEPNESS * (_averaged(depth, mask) / 2 - (place - middle).abs())).clamp(-2, 2)
     share = _averaged(((full - depth) / 2).clamp(0, 1), mask).clamp(0, 1)
     return values + (stretch - values) * share
+
+
+def attached(values: Tensor, inside: Tensor, width: Tensor) -> Tensor:
+    """Put small pieces that float before or behind their neighbours in the photo to the depth of these.
+
+    An ear that was guessed to stand a head's length behind the head is a crumb in space. Its columns are full instead
+    around the middle of the nearest column that is not a crumb, if the photo shows the two in one piece. A crumb behind
+    or before something larger goes.
+
+    Args:
+        values: [D, H, W] positive where full.
+        inside: [H, W] columns the object covers.
+        width: [H, W] of the part each column belongs to, in columns.
+
+    Returns:
+        [D, H, W].
+    """
+    full = (values > 0).numpy() & inside.numpy()
+    pieces, count = ndimage.label(full, structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return values
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    stays = (sizes >= CRUMB * sizes.max())[pieces] & full
+    held = stays.any(0)
+    crumbs = inside.numpy() & ~held & full.any(0)
+    patches, _ = ndimage.label(inside.numpy(), structure=np.ones((3, 3)))
+    rows, cols = nearest(held)
+    moved = torch.from_numpy(crumbs & (patches == patches[rows, cols]))
+    place = torch.arange(len(values), dtype=torch.float32)[:, None, None]
+    stay = torch.from_numpy(stays).float()
+    middle = ((stay * place).sum(0) / stay.sum(0).clamp_min(1))[rows, cols]
+    depth = torch.from_numpy(full).float().sum(0).clamp(width, DEEPEST * width)
+    stretch = (STEEPNESS * (depth / 2 - (place - middle).abs())).clamp(-2, 2)
+    hidden = torch.from_numpy(full & ~stays & held)
+    return torch.where(moved, stretch, torch.where(hidden, -1.0, values))
 
 
 def local_width(inside: np.ndarray) -> np.ndarray:
