@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test check clean
 
 demo: $(VENV)/.core
-	$(BIN)/obverse create examples/mug.jpg -o demo-out --overwrite -v
+	$(BIN)/obverse create examples/mug.jpg -m embedded -o demo-out --overwrite -v
 	@echo
 	@echo "Look at demo-out/preview.png, or open demo-out/report.html in a browser; the 3D asset is demo-out/asset.glb"
 

@@ -1,7 +1,16 @@
-"""Shapes shared by tests: small photos drawn in code, and one finished asset."""
+"""Shapes shared by tests: small photos drawn in code, and one finished asset. Triton is told to interpret first."""
+
+import contextlib
 
 import numpy as np
 import pytest
+import torch
+
+# Without a GPU, kernels are interpreted. Triton decides when it is imported, and diffusers imports it too.
+if not torch.accelerator.is_available():
+    with pytest.MonkeyPatch.context() as environment, contextlib.suppress(ImportError):
+        environment.setenv("TRITON_INTERPRET", "1")
+        import triton  # noqa: F401
 
 
 def disc_photo(size=128, radius=40, center=(64, 64), alpha=True):

@@ -41,8 +41,8 @@ def model_card(
         "",
         "Single, whole, opaque objects that were cut out well. What the photo does not show is a guess from the "
         "training objects: the depth of boxes seen from the front, the backs of things, handles behind bodies. Legs, "
-        "handles and other thin parts come out deeper than they are, and sides are cut straight at the outline. Parts "
-        "thinner than 1/64 of the picture, glass, people and scenes are outside of what it has learnt.",
+        "handles and other narrow parts of unsure depth are put midway and made about as deep as wide. Parts thinner "
+        "than 1/64 of the picture, glass, people and scenes are outside of what it has learnt.",
         "",
         "## Attribution",
         "",
