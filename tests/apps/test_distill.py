@@ -113,12 +113,16 @@ def test_the_second_interrupt_stops_at_once(tmp_path):
     import signal
 
     watcher = Watcher(Console(verbosity=-1), tmp_path / "p.png", 0, None)
-    with pytest.raises(KeyboardInterrupt), watcher.listening():
-        signal.raise_signal(signal.SIGINT)
-        assert watcher.pressed
-        with pytest.raises(KeyboardInterrupt):
-            watcher("distill", Now(1, 2, {}, 0.0, lambda: torch.zeros(4, 4, 3)))
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background begin deaf to it
+    try:
+        with pytest.raises(KeyboardInterrupt), watcher.listening():
+            signal.raise_signal(signal.SIGINT)
+            assert watcher.pressed
+            with pytest.raises(KeyboardInterrupt):
+                watcher("distill", Now(1, 2, {}, 0.0, lambda: torch.zeros(4, 4, 3)))
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_recipes_follow_from_what_is_made_and_who_judges():
