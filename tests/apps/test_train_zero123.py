@@ -3,30 +3,20 @@ import json
 import numpy as np
 import pytest
 import torch
-import trimesh
 
 from obverse.apps import cli
-from obverse.multiview.zero123 import Sizes, load
+from obverse.multiview.zero123 import load
 from obverse.training import zero123 as training
-from obverse.training.shards import shard_path, write_shard
-from obverse.training.view_data import photograph_object
+from obverse.training.shards import shard_path
+
+from ..training.smallest import SMALLEST, write_boxes
 
 pytest.importorskip("diffusers")
-
-SMALLEST = Sizes(
-    size=16, channels=(8, 16), layers=1, heads=2, vae_channels=(8, 8), vae_layers=1, groups=4,
-    embedding=8, clip_size=16, clip_patch=8, clip_width=16, clip_hidden=16, clip_layers=1, clip_heads=2,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("views")
-    boxes = [trimesh.creation.box((1, 0.3 + 0.2 * i, 0.5)) for i in range(3)]
-    write_shard(
-        shard_path(folder, 0), [photograph_object(b, f"box{i}", views=2, size=16) for i, b in enumerate(boxes)], []
-    )
-    return folder
+    return write_boxes(tmp_path_factory.mktemp("views"), views=2)
 
 
 @pytest.fixture(autouse=True)

@@ -3,37 +3,25 @@ import math
 import numpy as np
 import pytest
 import torch
-import trimesh
 
 from obverse.errors import UsageError, WeightsError
-from obverse.multiview.zero123 import LATENT_SCALE, Sizes, build, load, save
+from obverse.multiview.zero123 import LATENT_SCALE, build, load, save
 from obverse.training import autoencoder
 from obverse.training import zero123 as training
 from obverse.training.loop import train
 from obverse.training.lora import adapt, merge
 from obverse.training.pairs import Pairs, batches, draw
-from obverse.training.shards import open_shards, shard_path, write_shard
+from obverse.training.shards import open_shards
 from obverse.training.starts import as_published, from_nothing, from_variations, is_variations
-from obverse.training.view_data import photograph_object
+
+from .smallest import SMALLEST, write_boxes
 
 pytest.importorskip("diffusers")
-
-SMALLEST = Sizes(
-    size=16, channels=(8, 16), layers=1, heads=2, vae_channels=(8, 8), vae_layers=1, groups=4,
-    embedding=8, clip_size=16, clip_patch=8, clip_width=16, clip_hidden=16, clip_layers=1, clip_heads=2,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("views")
-    boxes = [trimesh.creation.box((1, 0.3 + 0.2 * i, 0.5)) for i in range(3)]
-    write_shard(
-        shard_path(folder, 0),
-        [photograph_object(box, f"box{i}", views=3, size=16) for i, box in enumerate(boxes)],
-        [],
-    )
-    return Pairs(open_shards(folder), 16, edges="soft")
+    return Pairs(open_shards(write_boxes(tmp_path_factory.mktemp("views"), views=3)), 16, edges="soft")
 
 
 @pytest.fixture

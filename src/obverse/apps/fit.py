@@ -257,7 +257,7 @@ def subject_of(views: Views, view: int, name: str) -> tuple[Subject, Cameras]:
 
 
 def agreement(render_one: Callable[[Cameras], Tensor], views: Views) -> dict[str, float]:
-    """Mean PSNR in dB and SSIM of what was fitted on the views it was fitted to, over white."""
+    """Mean PSNR in dB and SSIM of what was fitted, drawn as [1, H, W, 3], on the views it was fitted to, over white."""
     quality: list[tuple[float, float]] = []
     for view in range(len(views)):
         image = render_one(one_camera(views.cameras, view))[0].clamp(0, 1)
