@@ -45,6 +45,23 @@ def test_every_sixth_scan_is_held_out():
     assert len(learnt) == 11
 
 
+def test_deformed_copies_of_what_validates_are_not_learnt_from():
+    rows = [{"id": f"s{i}", "group": "scan"} for i in range(7)]
+    rows += [{"id": f"s{i}~0", "group": "variant", "of": f"s{i}"} for i in range(7)]
+    learnt, held = split(rows)
+    assert [r["id"] for r in held] == ["s0", "s6"]
+    assert {r.get("of", r["id"]) for r in learnt} == {"s1", "s2", "s3", "s4", "s5"}
+    assert len(learnt) == 10
+
+
+def test_scans_and_their_deformed_copies_share_what_scans_get():
+    rows = [{"group": g} for g in ["scan"] * 5 + ["variant"] * 50 + ["modelled"] * 5]
+    shares = weights_of(rows)
+    assert sum(shares) == pytest.approx(1)
+    assert sum(shares[:5]) == pytest.approx(0.1)
+    assert sum(shares[5:55]) == pytest.approx(0.25)
+
+
 def test_groups_are_drawn_by_their_shares_whatever_their_number():
     rows = [{"group": g} for g in ["scan"] * 5 + ["procedural"] * 70 + ["modelled"] * 20 + ["toys"] * 5]
     shares = weights_of(rows)

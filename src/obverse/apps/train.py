@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,8 @@ app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=
 app.command("zero123")(train_zero123)
 
 SHARES = {"scan": 0.25, "procedural": 0.35}  # of the photographs drawn; modelled objects get the rest
-VIEWS = {"scan": 64, "procedural": 4}  # photographs per object; others take --views
+SHARES_OF_SCANS = {"scan": 0.1, "variant": 0.25}  # where scans are seen deformed too
+VIEWS = {"scan": 64, "procedural": 4, "variant": 12}  # photographs per object; others take --views
 HELD = 6  # of the scans (of all objects where there are none) one in so many is kept for validation
 
 
@@ -37,6 +39,7 @@ class TrainJob:
 
     objects: Path | None
     procedural: int
+    variants: int
     output: Path
     steps: int | None
     minutes: float | None
@@ -71,6 +74,7 @@ def pack_objects(
 def train_embedded(
     objects: Annotated[Path | None, typer.Option(help="Folder of meshes, or a pack of them.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Invented objects to learn from besides.")] = 3000,
+    variants: Annotated[int, typer.Option(min=0, help="Deformed copies of each scan to learn from besides.")] = 20,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a run that is there goes on.")
     ] = Path("run"),
@@ -93,8 +97,9 @@ def train_embedded(
         raise UsageError(f"--minutes is {minutes} and --steps is {steps}; give one of the two")
     Schedule(steps=steps, minutes=minutes)  # refuses what cannot be meant before anything is written
     job = TrainJob(
-        objects, procedural, output, steps, minutes, batch, views, seed, _device(device), init, workers or _cores()
-    )
+        objects, procedural, variants, output, steps, minutes, batch, views, seed, _device(device), init,
+        workers or _cores(),
+    )  # fmt: skip
     run(job, Console())
 
 
@@ -168,8 +173,9 @@ def export(job: TrainJob, state: Any, learnt: list[dict[str, Any]], measured: di
     model.save(state.averaged, job.output / "embedded.safetensors")
     settings = {"steps": state.step, "hours": round(state.seconds / 3600, 2), "batch": job.batch, "seed": job.seed}
     card = model_card(
-        objects=[row for row in learnt if row["group"] != "procedural"],
+        objects=[row for row in learnt if row["group"] not in ("procedural", "variant")],
         procedural=sum(row["group"] == "procedural" for row in learnt),
+        variants=sum(row["group"] == "variant" for row in learnt),
         training={**plan, **settings, "started from": job.start.name if job.start else "random weights"},
         measured=measured,
     )
@@ -184,8 +190,15 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
         InputError: none of the objects can be learnt from. OutputError: the folder cannot be written to.
     """
     folder = job.output / "photographs"
+    collected = _collected(job.objects)
     rows = [
-        *_collected(job.objects),
+        *collected,
+        *(
+            {**row, "id": f"{row['id']}~{number}", "group": "variant", "of": row["id"]}
+            for row in collected
+            if row["group"] == "scan"
+            for number in range(job.variants)
+        ),
         *({"id": f"procedural_{s:06d}", "group": "procedural"} for s in range(job.procedural)),
     ]
     if not rows:
@@ -243,11 +256,14 @@ def go_on(job: TrainJob, rows: list[dict[str, Any]]) -> None:
 
 
 def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to learn from, and rows to validate with: every sixth scan, or object where there is no scan."""
+    """Rows to learn from, and rows to validate with: every sixth scan, or object where there is no scan.
+
+    Deformed copies of what validates are in neither.
+    """
     candidates = [row for row in rows if row["group"] == "scan"]
     candidates = candidates or [row for row in rows if row["group"] != "procedural"] or rows
     held = {row["id"] for row in sorted(candidates, key=lambda row: row["id"])[::HELD]}
-    return [r for r in rows if r["id"] not in held], [r for r in rows if r["id"] in held]
+    return [r for r in rows if r.get("of", r["id"]) not in held], [r for r in rows if r["id"] in held]
 
 
 def weights_of(rows: list[dict[str, Any]]) -> list[float]:
@@ -255,9 +271,10 @@ def weights_of(rows: list[dict[str, Any]]) -> list[float]:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["group"]] = counts.get(row["group"], 0) + 1
-    rest = 1 - sum(share for group, share in SHARES.items() if group in counts)
-    others = sum(count for group, count in counts.items() if group not in SHARES)
-    return [SHARES[r["group"]] / counts[r["group"]] if r["group"] in SHARES else rest / others for r in rows]
+    shares = SHARES | (SHARES_OF_SCANS if "variant" in counts else {})
+    rest = 1 - sum(share for group, share in shares.items() if group in counts)
+    others = sum(count for group, count in counts.items() if group not in shares)
+    return [shares[r["group"]] / counts[r["group"]] if r["group"] in shares else rest / others for r in rows]
 
 
 def _collected(objects: Path | None) -> list[dict[str, str]]:
@@ -298,6 +315,7 @@ def _collected(objects: Path | None) -> list[dict[str, str]]:
 
 def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Path | None, str]:
     """Prepare one object, in a process of its own → its file, or why it was left out."""
+    from ..training.deform import deformed
     from ..training.embedded import prepare as prepare_one
     from ..training.objects import load_object, normalised
     from ..training.packs import unpack_one
@@ -311,7 +329,10 @@ def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Pa
     elif "file" in row:
         mesh = lambda: load_object(row["file"])  # noqa: E731
     else:
-        mesh = lambda: unpack_one(objects, name)  # type: ignore[arg-type]  # noqa: E731
+        mesh = lambda: unpack_one(objects, row.get("of", name))  # type: ignore[arg-type]  # noqa: E731
+    whole = mesh
+    if "of" in row:
+        mesh = lambda: deformed(whole(), seed=zlib.crc32(name.encode()))  # noqa: E731
     try:
         return prepare_one(mesh, name, folder, views=views), ""
     except (OutputError, MissingPackageError):

@@ -8,13 +8,19 @@ from typing import Any
 
 
 def model_card(
-    *, objects: Sequence[Mapping[str, str]], procedural: int, training: Mapping[str, Any], measured: Mapping[str, Any]
+    *,
+    objects: Sequence[Mapping[str, str]],
+    procedural: int,
+    variants: int,
+    training: Mapping[str, Any],
+    measured: Mapping[str, Any],
 ) -> str:
     """Markdown for a set of weights.
 
     Args:
         objects: rows with ``id``, ``group``, ``licence``, ``author``, ``source`` of what was trained on.
         procedural: how many invented objects there were besides.
+        variants: how many deformed copies of scans.
         training: setting → value, printed as it is.
         measured: measure → value on objects that were held out.
     """
@@ -28,8 +34,9 @@ def model_card(
         "",
         "## Trained on",
         "",
-        f"{len(objects)} objects ({said or 'none'}) and {procedural} invented ones "
-        "(`obverse/training/procedural.py`), photographed by `obverse/training/renders.py`.",
+        f"{len(objects)} objects ({said or 'none'}), {variants} deformed copies of scans "
+        f"(`obverse/training/deform.py`) and {procedural} invented ones (`obverse/training/procedural.py`), photographed "
+        "by `obverse/training/renders.py`.",
         "",
         *_table(("setting", "value"), training.items()),
         "",
