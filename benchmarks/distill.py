@@ -52,6 +52,7 @@ TINY = zero123.Sizes(
 DISTANCE = 1.85  # the middle of the training's
 STEPS = 12
 JUDGES = orbit([22.5 + 45 * i for i in range(8)] * 2, [0.0] * 8 + [30.0] * 8, size=128)
+PEAKS = {"RTX 4090": 165.0, "A100": 312.0, "H200": 989.0}  # dense, 16 bits, 10¹² a second
 
 
 def peak_mb() -> float:
@@ -141,13 +142,35 @@ def published() -> None:
 
         kept = saved_bytes(encode, model) / 1e9
         print(f"SDS keeps {kept:.2f} GB of activations per view (VAE encoder, 256 × 256, float32)")
-        for name, run in (("encoder", encode), ("UNet, with and without the condition", lambda: ask(2))):
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                run()
-            print(f"{name}: {counter.get_total_flops() / 1e12:.2f} T floating-point operations forward")
+        for part in parts.values():
+            part.requires_grad_(False)
+        encoder, unet = counted(encode), counted(lambda: ask(2))
+        gradient = counted(lambda: encode().sum().backward()) - encoder
+        print(f"encoder: {encoder:.2f} T floating-point operations forward, {gradient:.2f} back to the picture")
+        print(f"UNet, with and without the condition: {unet:.2f} T floating-point operations forward")
+        step_costs(encoder + gradient + unet)
         additions = torch.nn.ParameterList(LowRank(model.unet, Learning()).parameters())
         count = sum(p.numel() for p in additions)
         print(f"VSD adds {count / 1e6:.2f} M parameters (rank 4), {16 * count / 1e6:.0f} MB with gradients and AdamW")
+
+
+def counted(run: Callable[[], Any]) -> float:
+    """10¹² floating-point operations."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e12
+
+
+def step_costs(view: float) -> None:
+    """SDS by the published recipes: seconds of the networks at 40 % of the dense 16-bit peak, ``view`` in 10¹²."""
+    print(f"SDS: {view:.2f} T a view")
+    for name, recipe in PRESETS.items():
+        asked = sum(recipe.stage(step).batch for step in range(recipe.steps))
+        row = f"{name:16} {recipe.steps} steps, {asked} views, {asked * view:7.0f} T"
+        for device, peak in PEAKS.items():
+            whole = asked * view / (0.4 * peak)
+            row += f"; {device} {1000 * whole / recipe.steps:.0f} ms a step, {whole:.0f} s"
+        print(row)
 
 
 # ------------------------------------------------------------------------------------------------- against inflating
