@@ -148,7 +148,8 @@ def test_placing_moves_mesh_and_camera_together():
 def _finish(shape, small_settings):
     rec = Reconstruction(shape, orbit(0, 0, size=64)[0], guessed=())
     subject = read_photo(disc_photo())
-    return finish(rec, subject, method="inflate", seed=0, settings=small_settings, stages=Stages())
+    about = METHODS["inflate"]
+    return finish(rec, subject, method="inflate", about=about, seed=0, settings=small_settings, stages=Stages())
 
 
 ORANGE, GREEN = torch.tensor([0.9, 0.47, 0.16]), torch.tensor([0.1, 0.8, 0.2])

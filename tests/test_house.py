@@ -20,7 +20,7 @@ LEVELS = [
     {"surface", "multiview", "feedforward"},
     {"lifting"},
     {"asset", "sheet", "evaluation", "training"},
-    {"create"},
+    {"create", "finishing"},
     {"apps"},
 ]
 STRANGERS = [{"surface", "multiview"}, {"surface", "feedforward"}, {"multiview", "feedforward"}]

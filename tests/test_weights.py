@@ -306,10 +306,18 @@ def test_every_family_is_known_by_its_own_signature(family):
 
 
 def test_the_table_and_the_methods_agree():
-    other_weights = {name for name in KNOWN if "zero123-" in name or "-zero123" in name}  # of one method, by --weights
-    no_methods = {"lgm", "instantmesh", *other_weights}  # which do not start from a photo
+    others = {name for name in KNOWN if "zero123-" in name or "-zero123" in name}  # of one method, by --weights
     borrowers = {"dreamgaussian"}  # which distils what is listed under another name
-    assert {name for name, method in METHODS.items() if method.download_mb} - borrowers == set(KNOWN) - no_methods
+    assert {name for name, method in METHODS.items() if method.download_mb} - borrowers == set(KNOWN) - others
     for name, published in KNOWN.items():
         assert weights.is_hub_id(published.repo) and published.files
-        assert name in no_methods or METHODS[name].weights_licence == published.licence
+        if name not in others:
+            assert METHODS[name].weights_licence == weights.licences(name)
+            assert METHODS[name].download_mb == sum(KNOWN[part].megabytes for part in weights.for_photos(name))
+
+
+def test_a_method_is_as_free_as_the_strictest_of_its_weights():
+    assert KNOWN["lgm"].commercial and not weights.commercial("lgm")
+    assert weights.for_photos("lgm") == ["lgm", "zero123-xl"] and weights.for_photos("triposr") == ["triposr"]
+    assert weights.licences("lgm") == "MIT; those that make its views: unverified (research only by a card)"
+    assert weights.commercial("triposr") and weights.licences("triposr") == "MIT"

@@ -40,6 +40,7 @@ class Weights:
     licence: str  # of the weights
     commercial: bool  # whether that licence allows commercial use
     sha256: Mapping[str, str] = field(default_factory=dict)  # by file name, where published
+    views: str = ""  # name of the weights that turn a photo into the views that these are made for
 
     @property
     def words(self) -> str:
@@ -55,10 +56,16 @@ KNOWN: dict[str, Weights] = {
     "openlrm": Weights(  # what its README runs; other sizes and versions by --weights
         "zxhezexin/openlrm-mix-base-1.1", ("model.safetensors",), 1041, "CC-BY-NC-4.0", commercial=False
     ),
-    "lgm": Weights("ashawkey/LGM", ("model_fp16_fixrot.safetensors",), 830, "MIT", commercial=True),
+    # Published with the views of ImageDream and of Zero123++, which are not here: Zero-1-to-3 makes theirs.
+    "lgm": Weights("ashawkey/LGM", ("model_fp16_fixrot.safetensors",), 830, "MIT", commercial=True, views="zero123-xl"),
     # The file also holds networks that only training needs, so it is larger. The code is Apache-2.0.
     "instantmesh": Weights(
-        "TencentARC/InstantMesh", ("instant_mesh_large.ckpt",), 1515, "unverified", commercial=False
+        "TencentARC/InstantMesh",
+        ("instant_mesh_large.ckpt",),
+        1515,
+        "unverified",
+        commercial=False,
+        views="zero123-xl",
     ),
     # Neither code nor weights came with a licence that could be read; a survey reports MIT for the weights.
     "splatter-image": Weights(
@@ -173,6 +180,21 @@ def source_for(method: str, given: str | Path | None) -> tuple[str | Path, bool]
     return (given, True) if given is not None else (KNOWN[method].repo, False)
 
 
+def for_photos(method: str) -> list[str]:
+    """Names in ``KNOWN`` of all weights by which a method gets from a photo to 3D: its own, and those of its views."""
+    return [name for name in (method, KNOWN[method].views) if name]
+
+
+def licences(method: str) -> str:
+    """The licences of all these weights in one phrase."""
+    return "; those that make its views: ".join(KNOWN[name].licence for name in for_photos(method))
+
+
+def commercial(method: str) -> bool:
+    """Whether all these weights may be used commercially: the strictest licence decides."""
+    return all(KNOWN[name].commercial for name in for_photos(method))
+
+
 def is_hub_id(text: str) -> bool:
     """Whether a text reads like ``owner/name`` or ``owner/name@revision`` and not like a path to a weights file."""
     name = text.partition("@")[0]
@@ -190,12 +212,7 @@ def _from_hub(source: str, names: Sequence[str], download: bool) -> Path:
         except errors.LocalEntryNotFoundError:
             continue
     if not download or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        known = next(((method, w) for method, w in KNOWN.items() if w.repo == repo), None)
-        remedy = f"obverse weights fetch {known[0]} ({known[1].words})" if known else f"hf download {repo}"
-        raise WeightsError(
-            f"the weights {source} are not in the Hub's cache on this machine; run: {remedy}; or pass their file or "
-            "folder with --weights"
-        )
+        raise WeightsError(f"the weights {source} are not in the Hub's cache on this machine; {_remedy(repo)}")
     for name in names:
         try:
             return Path(hub.hf_hub_download(repo, name, revision=revision or None))
@@ -206,6 +223,19 @@ def _from_hub(source: str, names: Sequence[str], download: bool) -> Path:
         except (errors.HfHubHTTPError, OSError, ValueError) as error:
             raise WeightsError(_fetch_failed(repo, error)) from error
     raise WeightsError(f"{source} has none of {', '.join(names)}; name a repository of the family, or a local file")
+
+
+def _remedy(repo: str) -> str:
+    """What to do about weights that are not here."""
+    name = next((name for name, weights in KNOWN.items() if weights.repo == repo), None)
+    if name is None:
+        return f"run: hf download {repo}; or pass their file or folder with --weights"
+    views = KNOWN[name].views
+    more = f"; with {views} for views of photos, {KNOWN[views].words}, unless --alone" if views else ""
+    users = [method for method, weights in KNOWN.items() if weights.views == name]
+    where = f" (--view-weights where they make the views of {' or '.join(users)})" if users else ""
+    command = f"obverse weights fetch {name} ({KNOWN[name].words}{more})"
+    return f"run: {command}; or pass their file or folder with --weights{where}"
 
 
 def fetch(weights: Weights, *, folder: str | Path | None = None) -> list[Path]:

@@ -9,7 +9,8 @@ FlexiCubes makes the surface.
 
 The views are those that Zero123++ makes of one photo, which itself is not among them: ``rig``. Their frame has z up and
 the photo's side at +x, and a box two wide; here the planes are read in the world's axes, so the field is in the frame
-of the views' cameras: x, y, z of theirs are +Z, +X, +Y of ours.
+of the views' cameras: x, y, z of theirs are +Z, +X, +Y of ours. From a photo, ``obverse create -m instantmesh`` has
+Zero-1-to-3 make the views instead (``multiview.rigs``).
 
     network = load("TencentARC/InstantMesh")                        # or a file, or a folder
     field = reconstruct(network, Views(images, rig()))              # images [6, H, H, 3 or 4], or of_sheet(image)
@@ -349,6 +350,11 @@ def rig(size: int = Config.image_size) -> Cameras:
     The photo that Zero123++ was given is seen from azimuth 0 and is not among them.
     """
     return orbit(AZIMUTHS_DEG, ELEVATIONS_DEG, distance=DISTANCE, fov_deg=FOV_DEG, size=size)
+
+
+def input_camera(size: int, *, elevation_deg: float) -> Cameras:
+    """One camera at the photo's side, as far away and as wide as those of ``rig``, which the photo's is not among."""
+    return orbit(0.0, elevation_deg, distance=DISTANCE, fov_deg=FOV_DEG, size=size)[0]
 
 
 def of_sheet(sheet: Tensor) -> Views:

@@ -4,6 +4,9 @@ A U-Net looks at four pictures of the object, taken from the front, its right, t
 rays of its camera as six more channels. Its deeper levels attend across all four views. It gives fourteen numbers for
 each pixel of a picture at half the size: one Gaussian, placed freely in the cube [−1, 1]³.
 
+Published are the views of ImageDream, from a photo, and of MVDream, from words. ``obverse create -m lgm`` has
+Zero-1-to-3 make all but the front, which is the photo (``multiview.rigs``).
+
 Its own frame is ours but for scale: y up, the first camera on +z, at distance 1.5. Views from elsewhere are moved
 there and the Gaussians are moved back, so they lie in the frame of the views' cameras.
 
