@@ -192,7 +192,7 @@ def test_both_stages_turn_an_all_knowing_critic_into_a_textured_solid(monkeypatc
     refinement = replace(dg.REFINEMENT, steps=3, stages=(Stage(3, 24, 1, 24),))
     told = []
     lifted = dg.lift(
-        Knowing(), photo, recipe=recipe, refinement=refinement, texture=256, checkpoint=tmp_path / "state",
+        Knowing(), photo, recipes=(recipe, refinement), texture=256, checkpoint=tmp_path / "state",
         progress=lambda stage, now: told.append((stage, now.step)),
     )  # fmt: skip
     assert told[-1] == ("texture", 3) and ("gaussians", 40) in told

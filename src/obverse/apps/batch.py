@@ -14,10 +14,11 @@ from ..asset import DEFAULT_FORMATS, Asset, check_formats, check_height
 from ..checks import Check
 from ..create import METHODS, Settings
 from ..create import create as create_asset
-from ..errors import InputError, OutputError, PartialFailure, UsageError
+from ..errors import InputError, PartialFailure, UsageError
 from ..photo import read_photo
 from ..stages import Stages
 from .console import Console, describe, read_input, write_stdout
+from .options import REPORT, free_folder
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".ppm"}
 
@@ -35,6 +36,7 @@ class Job:
     height: float | None
     existing: Literal["refuse", "overwrite", "skip"]
     cutout: dict[str, Any] = field(default_factory=dict)
+    view_weights: str | None = None  # of the model that makes views for the method, where it needs some
 
 
 def run(photos: list[str], output: str, job: Job, console: Console) -> None:
@@ -132,11 +134,8 @@ def made_from(folder: Path, name: str) -> bool:
 
 
 def _one(name: str, folder: Path, formats: list[str], job: Job, console: Console) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file and an asset is a folder; choose another -o")
-    if (folder / "report.json").exists() and job.existing != "overwrite":
-        if job.existing == "refuse":
-            raise UsageError(f"{folder} already holds an asset; pass --overwrite, --skip-existing, or another -o")
+    free_folder(folder, REPORT, "an asset", overwrite=job.existing != "refuse", instead="--overwrite, --skip-existing")
+    if (folder / REPORT).exists() and job.existing == "skip":
         if not made_from(folder, name):
             raise UsageError(f"{folder} holds the asset of another photo than {name}; pass --overwrite or another -o")
         skipped = {"input": name, "status": "skipped", "output": str(folder)}
@@ -176,6 +175,7 @@ def _make(name: str, job: Job, console: Console, stages: Stages) -> Asset:
         settings=job.settings,
         device=job.device,
         weights=job.weights,
+        view_weights=job.view_weights,
         stages=stages,
     )
     for found in asset.report["checks"][len(subject.checks) :]:  # what only the result could show

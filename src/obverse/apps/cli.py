@@ -22,6 +22,30 @@ from . import train as train_commands
 from . import views as views_commands
 from . import weights as weights_commands
 from .console import Console, describe, listening_for_interrupts, read_input, write_stdout
+from .options import (
+    AssetFolder,
+    Box,
+    Device,
+    Faces,
+    Formats,
+    Height,
+    Json,
+    Mask,
+    Matte,
+    Offline,
+    Overwrite,
+    Photo,
+    Quiet,
+    Resolution,
+    Seed,
+    Splats,
+    Texture,
+    Threads,
+    Verbose,
+    parse_box,
+    pick_device,
+    words,
+)
 
 EXIT_CODE_TEXT = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -40,14 +64,6 @@ app.add_typer(train_commands.app, name="train")
 app.command(epilog=EXIT_CODE_TEXT)(views_commands.views)
 app.add_typer(data_commands.app, name="data")
 app.command(epilog=EXIT_CODE_TEXT)(distill_commands.distill)
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Each stage as a line, and a table of costs.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per input on standard output.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads for kernels and networks; default: all cores.")]
-MatteOption = Annotated[str, typer.Option(help="How to cut out: auto, alpha, border, grabcut, rembg or none.")]
-MaskOption = Annotated[Path | None, typer.Option(help="An image whose white (or opaque) part is the object.")]
-BoxOption = Annotated[str | None, typer.Option(help="x,y,w,h in photo pixels: the object is inside.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -68,34 +84,28 @@ def create(
         str, typer.Option("--output", "-o", "--output-dir", help="Folder, or - for GLB on standard output.")
     ] = "out",
     method: Annotated[str, typer.Option("--method", "-m", help="See: obverse methods.")] = "inflate",
-    matte: MatteOption = "auto",
-    mask: MaskOption = None,
-    box: BoxOption = None,
+    matte: Matte = "auto",
+    mask: Mask = None,
+    box: Box = None,
     foreground_ratio: Annotated[float, typer.Option(help="Object's longest side over the crop's.")] = 0.85,
-    formats: Annotated[
-        str,
-        typer.Option(
-            "--formats", "-f", help="Comma-separated: glb obj stl 3mf usdz ply splat spz png webp gif mp4 html."
-        ),
-    ] = "glb,ply,png,webp,html",
-    height: Annotated[float | None, typer.Option(help="Real height of the object in metres.")] = None,
-    faces: Annotated[int, typer.Option(help="Triangles of the mesh, met within 5 %.")] = 20_000,
-    texture: Annotated[
-        int, typer.Option("--texture", "--texture-resolution", help="Texture side, 256 to 4096.")
-    ] = 1024,
-    gaussians: Annotated[int, typer.Option(help="Gaussians of the splat.")] = 60_000,
-    resolution: Annotated[
-        int, typer.Option("--resolution", "--mc-resolution", help="Cells of the surface grid along the longest side.")
-    ] = 192,
+    formats: Formats = "glb,ply,png,webp,html",
+    height: Height = None,
+    faces: Faces = 20_000,
+    texture: Texture = 1024,
+    gaussians: Splats = 60_000,
+    resolution: Resolution = 192,
     atlas: Annotated[str, typer.Option(help="Texture charts: charts (fast) or xatlas.")] = "charts",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     weights: Annotated[
         str | None, typer.Option(help="A published method's weights: file, folder or Hub id; default: as fetched.")
     ] = None,
+    view_weights: Annotated[
+        str | None, typer.Option(help="Of the Zero-1-to-3 that makes views for lgm and instantmesh; likewise.")
+    ] = None,
     threads: Threads = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an asset that is there already.")] = False,
+    offline: Offline = False,
+    overwrite: Overwrite = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished assets alone.")] = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -115,9 +125,10 @@ def create(
         seed=seed,
         device=pick_device(device),
         weights=weights,
+        view_weights=view_weights,
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians, atlas=atlas),  # type: ignore[arg-type]
         cutout={"matte": matte, "mask": mask, "box": parse_box(box), "foreground_ratio": foreground_ratio},
-        formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
+        formats=words(formats),
         height=height,
         existing=_existing(overwrite, skip_existing),
     )
@@ -136,7 +147,7 @@ def fit(
     folder: Annotated[
         Path, typer.Argument(metavar="VIEWS_DIR", help="Pictures with known cameras: transforms.json or COLMAP.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the asset.")] = Path("out"),
+    output: AssetFolder = Path("out"),
     split: Annotated[str | None, typer.Option(help="Read transforms_SPLIT.json: train, val or test.")] = None,
     to: Annotated[
         str, typer.Option(help="What is fitted: gaussians, grid or triplane; or instantmesh, which predicts.")
@@ -153,15 +164,15 @@ def fit(
     ] = "clone-split",
     sh_degree: Annotated[int, typer.Option(help="0: one colour per Gaussian; up to 3: colour changes with view.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A file to keep the state in, and to go on from.")] = None,
-    formats: Annotated[str, typer.Option("--formats", "-f", help="As for create.")] = "glb,ply,png,webp,html",
-    height: Annotated[float | None, typer.Option(help="Real height of the object in metres.")] = None,
-    faces: Annotated[int, typer.Option(help="Triangles of the mesh, met within 5 %.")] = 20_000,
-    texture: Annotated[int, typer.Option(help="Texture side, 256 to 4096.")] = 1024,
-    gaussians: Annotated[int, typer.Option(help="Most Gaussians of the splat.")] = 20_000,
-    resolution: Annotated[int, typer.Option(help="Cells of the surface grid along the longest side.")] = 160,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    formats: Formats = "glb,ply,png,webp,html",
+    height: Height = None,
+    faces: Faces = 20_000,
+    texture: Texture = 1024,
+    gaussians: Splats = 20_000,
+    resolution: Resolution = 160,
+    seed: Seed = 0,
     threads: Threads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an asset that is there already.")] = False,
+    overwrite: Overwrite = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -186,7 +197,7 @@ def fit(
         seed=seed,
         split=split,
         checkpoint=checkpoint,
-        formats=tuple(formats.replace(" ", ",").strip(",").split(",")),
+        formats=words(formats),
         height=height,
         overwrite=overwrite,
         to=to,
@@ -196,13 +207,13 @@ def fit(
 
 @app.command(epilog=EXIT_CODE_TEXT)
 def cutout(
-    photo: Annotated[str, typer.Argument(help="Photo, or - for standard input.")],
+    photo: Photo,
     output: Annotated[
         str, typer.Option("--output", "-o", help="PNG to write, or - for standard output.")
     ] = "cutout.png",
-    matte: MatteOption = "auto",
-    mask: MaskOption = None,
-    box: BoxOption = None,
+    matte: Matte = "auto",
+    mask: Mask = None,
+    box: Box = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -251,11 +262,11 @@ def evaluate(
     groups: Annotated[Path | None, typer.Option(help="CSV with columns id and group: reported apart.")] = None,
     cases: Annotated[Path | None, typer.Option(help="Repeat the cases.json of another run.")] = None,
     oracle: Annotated[bool, typer.Option(help="With the line of true views lifted; its slowest.")] = True,
-    faces: Annotated[int, typer.Option(help="As for create.")] = 20_000,
-    texture: Annotated[int, typer.Option(help="As for create.")] = 1024,
-    gaussians: Annotated[int, typer.Option(help="As for create.")] = 60_000,
-    resolution: Annotated[int, typer.Option(help="As for create.")] = 192,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    faces: Faces = 20_000,
+    texture: Texture = 1024,
+    gaussians: Splats = 60_000,
+    resolution: Resolution = 192,
+    device: Device = "auto",
     threads: Threads = None,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -273,7 +284,7 @@ def evaluate(
         evaluate_asset(asset, truth, output, judging, console)
         return
     job = EvaluateJob(
-        methods=tuple(method.replace(" ", ",").strip(",").split(",")),
+        methods=words(method),
         judging=judging,
         settings=Settings(resolution=resolution, faces=faces, texture=texture, gaussians=gaussians),
         device=pick_device(device),
@@ -376,37 +387,6 @@ def doctor(
     console.result(record, report_text(record))
     if not record["self_test"]["ok"]:
         raise typer.Exit(1)
-
-
-def parse_box(text: str | None) -> tuple[int, int, int, int] | None:
-    """ "x,y,w,h" → four integers."""
-    if text is None:
-        return None
-    try:
-        x, y, w, h = (int(part) for part in text.replace(" ", ",").split(","))
-    except ValueError:
-        raise UsageError(f"--box is {text!r}, it must be four whole numbers x,y,w,h in photo pixels") from None
-    return x, y, w, h
-
-
-def pick_device(name: str) -> str:
-    """``auto`` → the best device there is; any other name is checked.
-
-    Raises:
-        UsageError: the device is unknown or absent.
-    """
-    import torch
-
-    present = ["cpu"]
-    if torch.cuda.is_available():
-        present += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        present.append("mps")
-    if name == "auto":
-        return present[1] if len(present) > 1 else "cpu"
-    if name not in present:
-        raise UsageError(f"--device is {name!r}, this machine has: {', '.join(present)}; use one of them or auto")
-    return name
 
 
 def main(arguments: list[str] | None = None) -> None:

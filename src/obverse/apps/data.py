@@ -15,8 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MissingPackageError, ObverseError, OutputError, UsageError
-from ..formats.files import atomic_write, read_bytes, reading
+from ..formats.files import atomic_write
 from .console import Console
+from .options import Json
+from .runs import cores, go_on, one_thread
 
 app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,19 +60,17 @@ def render(
     limit: Annotated[int | None, typer.Option(min=1, help="Take that many of the objects, evenly spread.")] = None,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="Keep objects that the filter would leave out.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that render; 0: one per core.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Render views of objects into shards, as Zero-1-to-3 was trained: 12 views each, the whole sphere, one lens.
 
     Objects that are unfit or cannot be read are left out; decisions.jsonl says why.
     """
-    from .train import _cores
-
     if renderer not in RENDERERS:
         raise UsageError(f"--renderer is {renderer!r}, it must be one of {', '.join(RENDERERS)}")
     job = RenderJob(
         objects, procedural, output, renderer, views, size, seed, shard, _part(part), limit, keep_all,
-        workers or _cores(),
+        workers or cores(),
     )  # fmt: skip
     run(job, Console(json_output=json_output))
 
@@ -175,15 +175,7 @@ def begin(job: RenderJob, rows: list[dict[str, str]]) -> None:
         "distance": list(DISTANCE),
         **{key: value for key, value in asdict(job).items() if key in _SAME},
     }
-    place = job.output / ABOUT
-    if not place.exists():
-        atomic_write(place, json.dumps(now, indent=1).encode())
-        return
-    with reading(place, "dataset"):
-        began = dict(json.loads(read_bytes(place)))
-    other = [f"{name} {began.get(name)}, now {value}" for name, value in now.items() if began.get(name) != value]
-    if other:
-        raise UsageError(f"the data in {job.output} was begun with {'; '.join(other)}; choose another folder with -o")
+    go_on(job.output / ABOUT, now, "dataset")
 
 
 _SAME = ("renderer", "views", "size", "seed", "shard", "keep_all")
@@ -197,10 +189,8 @@ def _rendered(
         for number, rows in shards:
             yield number, [_object(row, job) for row in rows]
         return
-    from .train import _one_thread
-
     waiting: deque[tuple[int, list[Future[Any]]]] = deque()
-    pool = ProcessPoolExecutor(job.workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(job.workers, mp_context=get_context("spawn"), initializer=one_thread)
     try:
         for number, rows in shards:
             waiting.append((number, [pool.submit(_object, row, job) for row in rows]))

@@ -18,7 +18,7 @@ from ..asset import Asset, check_formats
 from ..cameras import Cameras, Views, orbit
 from ..checks import Check
 from ..create import Method, Reconstruction, Settings, finish
-from ..errors import InputError, OutputError, UsageError
+from ..errors import InputError, UsageError
 from ..formats.files import atomic_write
 from ..formats.meshes import read_mesh
 from ..gaussians import Gaussians
@@ -39,6 +39,7 @@ from ..stages import Stages
 from ..surface.fusion import solid_of
 from ..weights import source_for
 from .console import Console, read_input
+from .options import REPORT, free_folder
 
 WAYS = ("dreamgaussian", "gaussians", "grid", "triplane", "texture")
 TEXT_SCALE, VARIATIONAL_SCALE = 100.0, 7.5  # DreamFusion, ProlificDreamer
@@ -95,10 +96,7 @@ def run(photo: str, output: Path, job: DistillJob, console: Console) -> None:
     """Read the photo, distill, save, and say what came of it."""
     formats = check_formats(job.formats)
     check(job)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file and an asset is a folder; choose another -o")
-    if (output / "report.json").exists() and not job.overwrite:
-        raise UsageError(f"{output} already holds an asset; pass --overwrite, or another -o")
+    free_folder(output, REPORT, "an asset", overwrite=job.overwrite)
     state = job.checkpoint or output / STATE
     with console.progress(Path(photo).name) as stages:
         with stages("photo"):
@@ -351,7 +349,7 @@ def two_stages(
         refinement = refinement.over(max(1, round(job.steps * refinement.steps / PRESETS["dreamgaussian"].steps)))
     with stages("distill"):
         lifted = dreamgaussian.lift(
-            denoiser, photo, recipe=recipe, refinement=refinement, texture=job.settings.texture, seed=job.seed,
+            denoiser, photo, recipes=(recipe, refinement), texture=job.settings.texture, seed=job.seed,
             device=job.device, progress=watcher, checkpoint=watcher.state,
         )  # fmt: skip
     return Made(lifted, lifted.gaussians, recipe.steps + refinement.steps)

@@ -34,7 +34,7 @@ def examine() -> dict[str, Any]:
     """Versions, extras, devices and threads."""
     import torch
 
-    from .cli import pick_device
+    from .options import pick_device
 
     versions: dict[str, str | None] = {}
     for name in PACKAGES:

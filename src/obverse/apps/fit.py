@@ -16,7 +16,7 @@ from ..asset import Asset, check_formats, check_height
 from ..cameras import Cameras, Views
 from ..checks import Check
 from ..create import Method, Reconstruction, Settings, finish, surface
-from ..errors import InputError, OutputError, UsageError
+from ..errors import InputError, UsageError
 from ..feedforward import instantmesh
 from ..formats.datasets import PosedImages, read_views
 from ..gaussians import Gaussians
@@ -33,6 +33,7 @@ from ..stages import Stages
 from ..surface.fusion import solid_of
 from ..weights import KNOWN, native_bfloat16, source_for
 from .console import Console
+from .options import REPORT, free_folder
 
 WAYS = ("gaussians", *KINDS, "instantmesh")
 DEPTH_WEIGHT = 0.5  # of the depth loss where the folder holds depths
@@ -73,10 +74,7 @@ def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
         raise UsageError(f"--to {job.to} takes no weights; leave them out, or pass --to instantmesh")
     if isinstance(job.recipe, OnePass) and (job.recipe.steps is not None or job.checkpoint is not None):
         raise UsageError("--to instantmesh predicts in one pass; leave --steps and --checkpoint out")
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file and an asset is a folder; choose another -o")
-    if (output / "report.json").exists() and not job.overwrite:
-        raise UsageError(f"{output} already holds an asset; pass --overwrite, or another -o")
+    free_folder(output, REPORT, "an asset", overwrite=job.overwrite)
     with console.progress(folder.name) as stages:
         with stages("views"):
             found = read_views(folder, split=job.split)

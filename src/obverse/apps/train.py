@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError, MissingPackageError, ObverseError, OutputError, UsageError, WeightsError
-from ..formats.files import atomic_write, read_bytes, reading, writing
+from ..formats.files import atomic_write, read_bytes, writing
 from .console import Console
+from .options import Device
+from .runs import Spread, cores, device_here, go_on, join, leave
 from .train_zero123 import train_zero123
 
 app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
@@ -83,7 +80,7 @@ def train_embedded(
     batch: Annotated[int, typer.Option(min=1, help="Photographs per step and process.")] = 32,
     views: Annotated[int, typer.Option(min=1, help="Photographs per modelled object.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Decides batches and the start.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that photograph; 0: one per core.")] = 0,
 ) -> None:
@@ -97,8 +94,8 @@ def train_embedded(
         raise UsageError(f"--minutes is {minutes} and --steps is {steps}; give one of the two")
     Schedule(steps=steps, minutes=minutes)  # refuses what cannot be meant before anything is written
     job = TrainJob(
-        objects, procedural, variants, output, steps, minutes, batch, views, seed, _device(device), init,
-        workers or _cores(),
+        objects, procedural, variants, output, steps, minutes, batch, views, seed, device_here(device), init,
+        workers or cores(),
     )  # fmt: skip
     run(job, Console())
 
@@ -116,7 +113,7 @@ def run(job: TrainJob, console: Console) -> None:
     from ..training.loop import Schedule, train
 
     network = starting_network(job)
-    rank = _join(job.device)
+    rank = join(job.device)
     photographs = prepare(job, console) if rank == 0 else []
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -133,7 +130,7 @@ def run(job: TrainJob, console: Console) -> None:
         schedule=schedule, folder=job.output, validate=training.validation(unseen),
         progress=lambda row: console.say(json.dumps(row)), half=True,
     )  # fmt: skip
-    _leave()
+    leave()
     if rank:
         return
     measured = training.validation(unseen, count=512)(state.averaged)
@@ -205,11 +202,11 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
         raise UsageError("there is nothing to learn from; give --objects, or --procedural above 0")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    go_on(job, rows)
+    go_on(job.output / "run.json", _begun(job, rows), "run")
     tasks = [(row, job.objects, folder, VIEWS.get(row["group"], job.views)) for row in rows]
     kept, refused = [], {}
     try:
-        with _pool(job.workers) as each:
+        with Spread(job.workers) as each:
             for number, (row, (path, why)) in enumerate(zip(rows, each(_photograph, tasks), strict=True), 1):
                 if path is None:
                     refused[row["id"]] = why
@@ -234,27 +231,6 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
     return kept
 
 
-def go_on(job: TrainJob, rows: list[dict[str, Any]]) -> None:
-    """Note how a run began, or check that this one goes on as it began: other objects would pass for those known.
-
-    Raises:
-        UsageError: it does not. InputError: the note is damaged.
-    """
-    digest = hashlib.sha256(json.dumps([[r["id"], r["group"], r.get("bytes", 0)] for r in rows]).encode())
-    if job.objects is not None and job.objects.is_file():
-        digest.update(read_bytes(job.objects))
-    now = {"objects": digest.hexdigest()[:16], "views": job.views, "seed": job.seed}
-    place = job.output / "run.json"
-    if not place.exists():
-        atomic_write(place, json.dumps(now).encode())
-        return
-    with reading(place, "run"):
-        began = dict(json.loads(read_bytes(place)))
-    other = [f"{name} {began.get(name)}, now {value}" for name, value in now.items() if began.get(name) != value]
-    if other:
-        raise UsageError(f"the run in {job.output} began with {'; '.join(other)}; choose another folder with -o")
-
-
 def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows to learn from, and rows to validate with: every sixth scan, or object where there is no scan.
 
@@ -275,6 +251,14 @@ def weights_of(rows: list[dict[str, Any]]) -> list[float]:
     rest = 1 - sum(share for group, share in shares.items() if group in counts)
     others = sum(count for group, count in counts.items() if group not in shares)
     return [shares[r["group"]] / counts[r["group"]] if r["group"] in shares else rest / others for r in rows]
+
+
+def _begun(job: TrainJob, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run that goes on must share with its beginning: other objects would pass for those known."""
+    digest = hashlib.sha256(json.dumps([[r["id"], r["group"], r.get("bytes", 0)] for r in rows]).encode())
+    if job.objects is not None and job.objects.is_file():
+        digest.update(read_bytes(job.objects))
+    return {"objects": digest.hexdigest()[:16], "views": job.views, "seed": job.seed}
 
 
 def _collected(objects: Path | None) -> list[dict[str, str]]:
@@ -341,67 +325,3 @@ def _photograph(task: tuple[dict[str, str], Path | None, Path, int]) -> tuple[Pa
         return None, str(error)
     except Exception as error:  # one object among thousands must not stop the others
         return None, f"{type(error).__name__}: {error}"
-
-
-class _pool:
-    """A map over processes of one thread each, or over this one."""
-
-    def __init__(self, workers: int) -> None:
-        self.pool = (
-            ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-            if workers > 1
-            else None
-        )
-
-    def __enter__(self) -> Callable[..., Any]:
-        return map if self.pool is None else self._spread
-
-    def _spread(self, task: Callable[..., Any], rows: list[Any]) -> Any:
-        """Results in order. The processes start here and inherit deafness to Ctrl-C: they finish what they are at."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            return self.pool.map(task, rows)  # type: ignore[union-attr]
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    from ..parallel import set_threads
-
-    set_threads(1)
-
-
-def _join(device: str) -> int:
-    """Join the other processes torchrun started, if it did → this process's number."""
-    import torch
-
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return 0
-    wait = timedelta(days=1)  # for the first, while it photographs
-    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=wait)
-    return torch.distributed.get_rank()
-
-
-def _leave() -> None:
-    """Part from the other processes, if there are any."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _device(name: str) -> str:
-    """The device asked for, or the best there is; under torchrun each process takes its own GPU."""
-    from .cli import pick_device
-
-    picked = pick_device(name)
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if local is not None and picked == "cuda" else picked
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -16,10 +16,19 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import MissingPackageError, UsageError
-from ..formats.files import atomic_path, atomic_write, read_bytes, reading, writing
+from ..formats.files import atomic_path, atomic_write, writing
 from .console import Console
+from .options import Device
+from .runs import device_here, go_on, join
 
 SMALL = 1000  # objects up to which every view is encoded once and kept in memory
+CHOICES = {
+    "sizes": ("published", "tiny"),
+    "family": ("zero123", "stable-zero123"),
+    "optimizer": ("auto", "adamw", "muon"),
+    "weighting": ("published", "velocity"),
+    "edges": ("auto", "hard", "soft"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,29 +97,34 @@ def train_zero123(
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     check_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Decides the start, pairs, noise.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train Zero-1-to-3; the folder gets checkpoint, log, pictures, model/ (diffusers) and model.safetensors."""
-    from .train import _device
-
-    if (minutes is None) == (steps is None):
-        raise UsageError(f"--minutes is {minutes} and --steps is {steps}; give one of the two")
-    for name, value, known in (
-        ("--sizes", sizes, ("published", "tiny")),
-        ("--family", family, ("zero123", "stable-zero123")),
-        ("--optimizer", optimizer, ("auto", "adamw", "muon")),
-        ("--weighting", weighting, ("published", "velocity")),
-        ("--edges", edges, ("auto", "hard", "soft")),
-    ):
-        if value not in known:
-            raise UsageError(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-    if init is None and lora:
-        raise UsageError(f"--lora is {lora} without --init; adapters need a trained network to stand beside")
     job = ViewJob(
         data, validation, output, init, sizes, family, lora, steps, minutes, autoencoder_steps, batch, accumulate,
-        rate, optimizer, weighting, edges, augment, half, save_every, check_every, seed, _device(device),
+        rate, optimizer, weighting, edges, augment, half, save_every, check_every, seed, device_here(device),
     )  # fmt: skip
+    check(job)
     run(job, Console())
+
+
+def check(job: ViewJob) -> None:
+    """Refuse what cannot be meant before anything is loaded.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if (job.minutes is None) == (job.steps is None):
+        raise UsageError(f"--minutes is {job.minutes} and --steps is {job.steps}; give one of the two")
+    for name, known in CHOICES.items():
+        value = getattr(job, name)
+        if value not in known:
+            raise UsageError(f"--{name} is {value!r}, it must be one of {', '.join(known)}")
+    if job.init is None and job.lora:
+        raise UsageError(
+            f"--lora is {job.lora} without --init; adapters need a trained network to stand beside, so name one with "
+            "--init, or leave --lora out"
+        )
 
 
 def run(job: ViewJob, console: Console) -> None:
@@ -125,15 +139,14 @@ def run(job: ViewJob, console: Console) -> None:
     from ..training import pairs as drawing
     from ..training import zero123 as training
     from ..training.loop import train
-    from .train import _join
 
-    rank = _join(job.device)
+    rank = join(job.device)
     model = begun(job)
     learnt, held = opened(job, model.size)
     console.say(f"{len(learnt.views)} objects to learn from, {len(held.views)} held out")
     recipe = recipe_of(job)
     if rank == 0:
-        go_on(job, learnt, recipe)
+        go_on(job.output / "run.json", first_settings(job, learnt, recipe), "run")
     report = reporter(job.output, console) if rank == 0 else lambda row: None
     if job.init is None:
         autoencoder(job, model, learnt, held, report)
@@ -231,26 +244,13 @@ def autoencoder(job: ViewJob, model: Any, learnt: Any, held: Any, report: Callab
     )
 
 
-def go_on(job: ViewJob, learnt: Any, recipe: Any) -> None:
-    """Note how a run began, or check that this one goes on as it began.
-
-    Raises:
-        UsageError: it does not. InputError: the note is damaged.
-    """
-    now = {
+def first_settings(job: ViewJob, learnt: Any, recipe: Any) -> dict[str, Any]:
+    """What a run that goes on must share with its beginning."""
+    return {
         "init": job.init or job.sizes, "family": job.family, "lora": job.lora, "batch": job.batch, "seed": job.seed,
         "accumulate": job.accumulate, "edges": learnt.edges, "augment": learnt.augment, "objects": len(learnt.views),
         "rate": recipe.rate, "muon": recipe.muon, "weighting": job.weighting,
     }  # fmt: skip
-    place = job.output / "run.json"
-    if not place.exists():
-        atomic_write(place, json.dumps(now, indent=1).encode())
-        return
-    with reading(place, "run"):
-        began = dict(json.loads(read_bytes(place)))
-    other = [f"{name} {began.get(name)}, now {value}" for name, value in now.items() if began.get(name) != value]
-    if other:
-        raise UsageError(f"the run in {job.output} began with {'; '.join(other)}; choose another folder with -o")
 
 
 def reporter(folder: Path, console: Console) -> Callable[[dict[str, Any]], None]:

@@ -11,8 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import OutputError, UsageError
+from ..errors import UsageError
 from .console import Console, read_input
+from .options import (
+    Device,
+    Json,
+    Mask,
+    Matte,
+    Offline,
+    Overwrite,
+    Photo,
+    Quiet,
+    Seed,
+    Threads,
+    free_folder,
+    pick_device,
+)
 
 if TYPE_CHECKING:
     from ..cameras import Views
@@ -38,7 +52,7 @@ class ViewsJob:
 
 
 def views(
-    photo: Annotated[str, typer.Argument(help="Photo, or - for standard input.")],
+    photo: Photo,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and transforms.json.")] = Path(
         "views"
     ),
@@ -61,31 +75,26 @@ def views(
         bool, typer.Option("--autoregressive", help="Make each view from the nearest one made before.")
     ] = False,
     batch: Annotated[int, typer.Option(help="Views at once; fewer take less memory.")] = 8,
-    matte: Annotated[str, typer.Option(help="As for create.")] = "auto",
-    mask: Annotated[Path | None, typer.Option(help="As for create.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same views on a CPU.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    matte: Matte = "auto",
+    mask: Mask = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16 (GPU).")] = "auto",
     weights: Annotated[
         str | None, typer.Option(help="File, folder or Hub id; default: as fetched by obverse weights.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace views that are there already.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    threads: Threads = None,
+    offline: Offline = False,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show the object of a photo from other sides, by a multi-view model; obverse fit makes an asset of them."""
-    from .cli import pick_device
-
     console = Console(json_output=json_output, verbosity=-quiet)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     azimuths, elevations = angles(azimuth, elevation, orbit)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file and views are a folder; choose another -o")
-    if (output / EXISTING).exists() and not overwrite:
-        raise UsageError(f"{output} already holds views; pass --overwrite, or another -o")
+    free_folder(output, EXISTING, "views", overwrite=overwrite)
     sampling = {"steps": steps, "guidance": guidance, "eta": eta, "scheduler": scheduler, "batch": batch}
     sampling |= {"shared_noise": shared_noise, "autoregressive": autoregressive}
     job = ViewsJob(

@@ -91,8 +91,7 @@ def lift(
     denoiser: Denoiser,
     photo: Photo,
     *,
-    recipe: Recipe | None = None,
-    refinement: Recipe | None = None,
+    recipes: tuple[Recipe, Recipe] | None = None,
     texture: int = 1024,
     seed: int = 0,
     device: str = "cpu",
@@ -101,20 +100,17 @@ def lift(
 ) -> Lifted:
     """Both stages: photo and denoiser → Gaussians, mesh and texture.
 
-    Nine arguments, because both stages have a recipe.
-
     Args:
         denoiser: knows the photo.
         photo: as the denoiser was shown it.
-        recipe: of the first stage; ``PRESETS["dreamgaussian"]`` by default.
-        refinement: of the second; ``REFINEMENT`` by default.
+        recipes: of the two stages; ``PRESETS["dreamgaussian"]`` and ``REFINEMENT`` by default.
         texture: texels a side.
         seed: of every random choice.
         device: where Gaussians and texels are; the denoiser brings its own.
         progress: called after every step with the stage's name.
         checkpoint: a file for the state of the first stage; the second's is beside it, with ``.texture`` added.
     """
-    recipe, refinement = recipe or PRESETS["dreamgaussian"], refinement or REFINEMENT
+    recipe, refinement = recipes or (PRESETS["dreamgaussian"], REFINEMENT)
     canvas = GaussianCanvas(start(COUNT, seed=seed), steps=recipe.steps, rates=RATES, growth=GROWTH, device=device)
 
     def telling(stage: str) -> Callable[[Now], None] | None:
@@ -142,7 +138,10 @@ def lift(
 
 
 def start(count: int = COUNT, *, radius: float = 0.5, seed: int = 0) -> Gaussians:
-    """Grey, faint Gaussians spread evenly in a ball, each as large as the distance to its three neighbours."""
+    """Grey, faint Gaussians spread evenly in a ball, each as large as the distance to its three neighbours.
+
+    ``radius`` is in object units, opacity 0.1; the distance is the root mean square of the three.
+    """
     generator = torch.Generator().manual_seed(seed)
     ways = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
     means = radius * ways * torch.rand(count, 1, generator=generator) ** (1 / 3)
@@ -155,7 +154,7 @@ def start(count: int = COUNT, *, radius: float = 0.5, seed: int = 0) -> Gaussian
 
 
 def kept(gaussians: Gaussians) -> Gaussians:
-    """Without the faint (opacity below 0.01) and the large (above 0.1): the last pruning.
+    """Without the faint (opacity below 0.01) and the large (above 0.1 object units): the last pruning.
 
     Raises:
         InputError: none is left.
@@ -248,7 +247,10 @@ def splat_linear(coords: Tensor, values: Tensor, size: int) -> tuple[Tensor, Ten
 
 
 def splat_filled(coords: Tensor, values: Tensor, size: int, *, smallest: int = 256) -> tuple[Tensor, Tensor]:
-    """As ``splat_linear``; samples that got nothing take from ever coarser grids, down to above ``smallest``."""
+    """As ``splat_linear``: [N, C] at [N, 2] → sums [size, size, C] and weights [size, size, 1].
+
+    Samples that got nothing take from ever coarser grids, each half as fine, down to above ``smallest``.
+    """
     sums, weights = values.new_zeros(size, size, values.shape[-1]), values.new_zeros(size, size, 1)
     side = size
     while side > smallest and bool((weights == 0).any()):
@@ -263,7 +265,10 @@ def splat_filled(coords: Tensor, values: Tensor, size: int, *, smallest: int = 2
 
 
 def painting_views(distance: float, fov_deg: float, size: int = 512) -> Cameras:
-    """The 26 views that paint the texture: three rings, level, from above, from below, and the poles."""
+    """The 26 views that paint the texture: three rings, level, from above, from below, and the poles.
+
+    ``distance`` is in object units; pictures have ``size`` pixels a side.
+    """
     azimuth = [*RING, *RING, *RING, 0, 0]
     elevation = [0.0] * 8 + [45.0] * 8 + [-45.0] * 8 + [89.9, -89.9]
     return orbit(azimuth, elevation, distance=distance, fov_deg=fov_deg, size=size)
