@@ -114,7 +114,15 @@ def covariances(gaussians: Gaussians) -> Tensor:
 
 
 def prune(gaussians: Gaussians, *, min_opacity: float = 1 / 255) -> Gaussians:
-    """Drop Gaussians that cannot be seen or are not finite (unbatched sets)."""
+    """Drop Gaussians that cannot be seen or are not finite.
+
+    Args:
+        gaussians: unbatched.
+        min_opacity: 0–1; fainter ones are dropped. At the default they are never drawn.
+
+    Raises:
+        InputError: they have batch axes.
+    """
     finite = torch.ones_like(gaussians.opacities, dtype=torch.bool)
     for tensor in (gaussians.means, gaussians.quats, gaussians.scales, gaussians.sh.flatten(-2)):
         finite &= torch.isfinite(tensor).all(-1)
@@ -122,7 +130,11 @@ def prune(gaussians: Gaussians, *, min_opacity: float = 1 / 255) -> Gaussians:
 
 
 def merge(*sets: Gaussians) -> Gaussians:
-    """Union of several sets; lower SH degrees are padded with zeros to the highest."""
+    """Union of several sets with the same batch axes; lower SH degrees are padded with zeros to the highest.
+
+    Raises:
+        InputError: no set was given.
+    """
     if not sets:
         raise InputError("merge() was given no Gaussians; pass at least one set")
     k = max(s.sh.shape[-2] for s in sets)

@@ -47,14 +47,14 @@ class Steadiness:
 
 
 def mesh_frames(mesh: trimesh.Trimesh, cameras: Cameras) -> Frames:
-    """A mesh in its base colour, over white."""
+    """A mesh in its base colour, over white, from V cameras in its frame."""
     image = render_mesh(mesh, cameras, shading="unlit").numpy()
     depth = rasterize(np.asarray(mesh.vertices), np.asarray(mesh.faces), cameras).depth
     return Frames(image[..., :3], image[..., 3], depth)
 
 
 def splat_frames(gaussians: Gaussians, cameras: Cameras) -> Frames:
-    """Gaussians over white, with their own mean depth."""
+    """Gaussians over white, with their own mean depth, from V cameras in their frame."""
     with torch.no_grad():
         seen = render(gaussians, cameras)
     return Frames(*(t.detach().float().cpu().numpy() for t in (seen.color.clamp(0, 1), seen.alpha, seen.depth)))

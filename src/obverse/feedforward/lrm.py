@@ -61,7 +61,10 @@ def joined(apart: Mapping[str, tuple[int, ...]], *, alike: bool) -> dict[str, tu
 
 
 def parted(tensors: Mapping[str, Tensor], names: Iterable[str], *, alike: bool) -> dict[str, Tensor]:
-    """Tensors as they are stored → those of the given names, queries, keys and values apart."""
+    """Tensors as they are stored → those of the given names, queries, keys and values apart.
+
+    A stored [3 · C, …] gives three of [C, …], in this order; ``alike`` as for ``stacked``.
+    """
     found = {}
     for name in names:
         whole, third = stacked(name, alike=alike)

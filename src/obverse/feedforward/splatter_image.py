@@ -383,7 +383,10 @@ def embedding(camera_to_world: Tensor) -> Tensor:
 
 def constants(config: Config) -> dict[str, Tensor]:
     """What a checkpoint holds beside its weights: rays of length 1 along +Z, or in pixels where focal lengths are told,
-    and the maps between the first band of spherical harmonics and vectors."""
+    and the maps between the first band of spherical harmonics and vectors.
+
+    ``ray_dirs`` [1, 3, S, S], ``sh_to_v_transform`` and ``v_to_sh_transform`` [1, 3, 3].
+    """
     line = torch.arange(config.size) + 0.5 - config.size / 2
     focal = 1.0 if config.fov_deg is None else 0.5 * config.size / math.tan(math.radians(config.fov_deg) / 2)
     x, y = torch.meshgrid(line / focal, line / focal, indexing="xy")

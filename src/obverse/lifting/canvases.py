@@ -52,7 +52,7 @@ class Canvas(Protocol):
         ...
 
     def regulariser(self, generator: torch.Generator) -> Tensor | None:
-        """A loss of the canvas itself, whatever is looked at; already weighted."""
+        """A loss [] of the canvas itself, whatever is looked at; already weighted. None if it has none."""
         ...
 
     def move(self, seen: Seen, cameras: Cameras, generator: torch.Generator) -> None:
@@ -108,14 +108,14 @@ class GaussianCanvas:
     def render(
         self, cameras: Cameras, background: Tensor, generator: torch.Generator, *, normals: bool = False
     ) -> Seen:
-        """By the splat renderer."""
+        """By the splat renderer: V cameras over a background [3], sRGB-encoded → pictures [V, H, W, 3]."""
         for value in self._state.parameters.values():
             value.requires_grad_(True)
         shown = render(gaussians_of(self._state.parameters), cameras, background=background)
         return Seen(shown.color, shown.alpha, shown.depth, shown.normal if normals else None, {}, shown)
 
     def regulariser(self, generator: torch.Generator) -> Tensor | None:
-        """None."""
+        """None: growth and pruning keep Gaussians in check."""
         return None
 
     def move(self, seen: Seen, cameras: Cameras, generator: torch.Generator) -> None:
@@ -169,7 +169,7 @@ class Blob(Start):
         return torch.expm1((wanted / DENSITY).clamp_min(1e-7)).log()
 
     def raw_color(self, points: Tensor) -> Tensor:
-        """Mid-grey."""
+        """World points [N, 3] → raw colours [N, 3] of mid-grey: zeros, whose sigmoid is a half."""
         return torch.zeros_like(points)
 
 
@@ -224,7 +224,10 @@ class FieldCanvas:
     def render(
         self, cameras: Cameras, background: Tensor, generator: torch.Generator, *, normals: bool = False
     ) -> Seen:
-        """By marching; above ``RAYS`` rays the backward pass computes each part anew."""
+        """By marching: V cameras over a background [3], sRGB-encoded → pictures [V, H, W, 3].
+
+        Above ``RAYS`` rays the backward pass computes each part anew.
+        """
         here = on_device(cameras, self.device)
         origins, directions = (side.reshape(-1, 3) for side in camera_rays(here))
         jitter = torch.rand(len(origins), generator=generator).to(self.device)
@@ -296,7 +299,7 @@ class FieldCanvas:
         return torch.nn.functional.normalize(behind - ahead, dim=-1)
 
     def regulariser(self, generator: torch.Generator) -> Tensor | None:
-        """Mean squared difference of neighbours, in a window of the tables."""
+        """Mean squared difference [] of neighbours in a window of the tables, times ``smooth``; None if that is 0."""
         window = float(torch.rand((), generator=generator))
         if self.smooth <= 0:
             return None
@@ -330,5 +333,5 @@ class FieldCanvas:
 
 
 def on_device(cameras: Cameras, device: torch.device) -> Cameras:
-    """The same cameras on a device."""
+    """The same cameras, of any batch shape, on a device."""
     return Cameras(cameras.world_to_camera.to(device), cameras.intrinsics.to(device), cameras.width, cameras.height)

@@ -119,7 +119,17 @@ def least_densities(field: LearntField, cells: Tensor) -> Tensor:
 def refined_cells(
     cells: Tensor, field: LearntField, finer: tuple[tuple[float, float, float], float, tuple[int, ...]]
 ) -> Tensor:
-    """The mask of cells over a field's nodes, carried over to a finer lattice, and one cell wider."""
+    """The mask of cells over a field's nodes, carried over to a finer lattice, and one cell wider.
+
+    Args:
+        cells: [X, Y, Z] bool, over the field's nodes.
+        field: whose lattice they belong to.
+        finer: the other lattice: position of the first node and distance in object units, counts of nodes; see
+            ``lattice``.
+
+    Returns:
+        Bool, one less than the finer counts along each axis.
+    """
     low, step, counts = finer
     lines = [
         ((low[a] + step * (torch.arange(counts[a] - 1, device=cells.device) + 0.5) - field.low[a]) / field.step)
@@ -163,7 +173,16 @@ class Start:
 def begin(
     kind: Kind, box: Box, resolution: int, cells: Tensor, start: Start, generator: torch.Generator
 ) -> LearntField:
-    """A field that answers in the cells as ``start`` does, a triplane roughly."""
+    """A field that answers in the cells as ``start`` does, a triplane roughly.
+
+    Args:
+        kind: ``"grid"`` or ``"triplane"``.
+        box: low and high corner, object units.
+        resolution: cells along the box's longest side; see ``lattice``.
+        cells: [X, Y, Z] bool, where the object may be; a triplane answers outside of them too.
+        start: raw density and colour at world points.
+        generator: of a triplane's features and its regression.
+    """
     low, step, counts = lattice(box, resolution)
     points = positions(corners(cells), low, step)
     wanted = {"density": start.raw_density(points)[:, None], "color": start.raw_color(points)}
@@ -190,7 +209,14 @@ def begin(
 
 
 def rehearse(field: PlaneField, points: Tensor, wanted: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Teach a field the raw density and colour wanted at points, in place, by a short regression."""
+    """Teach a field the raw density and colour wanted at points, in place, by a short regression.
+
+    Args:
+        field: whose parameters are moved.
+        points: [N, 3] world.
+        wanted: ``density`` [N, 1] and ``color`` [N, 3], raw.
+        generator: of the points drawn at each step.
+    """
     slow = {"params": [value.requires_grad_(True) for name, value in field.parameters.items() if "." in name]}
     fast = {"params": [value.requires_grad_(True) for name, value in field.parameters.items() if "." not in name]}
     optimiser = torch.optim.Adam([slow | {"lr": 0.005}, fast | {"lr": 0.05}], betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -213,7 +239,14 @@ def indexed(cells: Tensor) -> tuple[Tensor, int]:
 
 
 def refine(field: LearntField, box: Box, resolution: int, cells: Tensor) -> LearntField:
-    """The same field on a finer lattice, interpolated. ``cells`` are those of the new one."""
+    """The same field on a finer lattice, interpolated.
+
+    Args:
+        field: on the coarser one.
+        box: low and high corner, object units.
+        resolution: cells along the box's longest side.
+        cells: [X, Y, Z] bool, of the new lattice.
+    """
     low, step, counts = lattice(box, resolution)
     with torch.no_grad():
         if isinstance(field, VoxelField):

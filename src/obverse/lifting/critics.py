@@ -125,7 +125,7 @@ class Sds:
         return Criticism(share * gradient, figures)
 
     def direction(self, question: Asked, cameras: Cameras, moment: Moment) -> tuple[Tensor, Tensor]:
-        """The gradient by the latents, and the predicted noise."""
+        """The gradient by the latents [B, C, h, w], and the guided noise prediction [B, C, h, w]; B cameras."""
         epsilon = ask(self.denoiser, question, cameras, self.asking)
         factor = weight(self.asking.weighting, question.alphas)
         return sds_gradient(epsilon, question.noise, factor, clip=self.asking.clip), epsilon
@@ -159,7 +159,7 @@ class Sds:
 
 
 def sds(denoiser: Denoiser, asking: Asking | None = None, *, references: Cameras | None = None) -> Sds:
-    """A critic by score distillation (Poole et al. 2022).
+    """A critic by score distillation (Poole et al. 2022, "DreamFusion", equation 3): images [B, H, W, 3] → gradient.
 
     Args:
         denoiser: frozen.

@@ -182,7 +182,7 @@ def fit(
 
 
 def random_start(count: int, *, radius: float = 0.5, seed: int = 0) -> Gaussians:
-    """Grey, faint Gaussians spread evenly in a ball, each as large as its share of it."""
+    """Grey, faint Gaussians spread evenly in a ball of ``radius`` object units, each as large as its share of it."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
     means = direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
@@ -385,7 +385,11 @@ def _flat(state: FitState, recipe: Recipe) -> bool:
 
 
 def parameters_of(gaussians: Gaussians, degree: int) -> Parameters:
-    """Gaussians → unconstrained float32 tensors: logarithms of scales, logits of opacities."""
+    """N Gaussians → unconstrained float32 tensors: logarithms of scales, logits of opacities.
+
+    ``means`` [N, 3], ``quats`` [N, 4], ``scales`` [N, 3], ``opacities`` [N], ``dc`` [N, 1, 3] and, above degree 0,
+    ``rest`` [N, K − 1, 3] with K = (degree + 1)².
+    """
     count, coefficients = len(gaussians), (degree + 1) ** 2
     sh = torch.nn.functional.pad(gaussians.sh, (0, 0, 0, max(0, coefficients - gaussians.sh.shape[-2])))
     parameters = {
@@ -402,7 +406,7 @@ def parameters_of(gaussians: Gaussians, degree: int) -> Parameters:
 
 
 def gaussians_of(parameters: Parameters) -> Gaussians:
-    """Unconstrained tensors → Gaussians, differentiable."""
+    """Unconstrained tensors, as ``parameters_of`` lists them → N Gaussians, differentiable."""
     sh = torch.cat([parameters["dc"], parameters["rest"]], 1) if "rest" in parameters else parameters["dc"]
     return Gaussians(
         parameters["means"],

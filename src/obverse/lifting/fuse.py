@@ -112,7 +112,7 @@ def back_project(views: Views, depths: Tensor) -> Points:
 
 
 def union(points: Points, count: int) -> Gaussians:
-    """Points → one disc each, thinned evenly to ``count`` and widened by as much."""
+    """P points → at most ``count`` discs, thinned evenly and widened by as much."""
     step = max(1.0, len(points.positions) / count)
     kept = (torch.arange(min(count, len(points.positions)), dtype=torch.float64) * step).long()
     across = SPREAD * points.sizes[kept] * step**0.5

@@ -187,7 +187,7 @@ def clean(noisy: Tensor, epsilon: Tensor, alphas: Tensor) -> Tensor:
 
 
 def guided(without: Tensor, given: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance: ε_u + s (ε_c − ε_u) (Ho & Salimans 2022, equation 6, with s = 1 + w).
+    """Classifier-free guidance: ε_u + s (ε_c − ε_u) (Ho & Salimans 2022, equation 6, with s = 1 + w), all [B, C, h, w].
 
     threestudio's text guidance writes ε_c + s (ε_c − ε_u), which is this with s + 1.
     """
@@ -239,7 +239,7 @@ def sds_gradient(epsilon: Tensor, noise: Tensor, factor: Tensor, *, clip: float 
 
 
 def sds_loss(gradient: Tensor, *, average: bool = True) -> float:
-    """½ Σ g² / B: the loss that published logs show; without ``average`` not divided (DreamGaussian)."""
+    """½ Σ g² / B of a gradient [B, …]: what published logs show; without ``average`` not divided (DreamGaussian)."""
     return 0.5 * float(gradient.square().sum()) / (len(gradient) if average else 1)
 
 
@@ -248,6 +248,16 @@ def sjc_gradient(latents: Tensor, epsilon: Tensor, noise: Tensor, alphas: Tensor
 
     Equals the ``"uniform"`` SDS gradient if the variance is ``reduced``, else ε̂ itself; ε̂ is asked for at
     (x + σ n) / √(1 + σ²), which is x_t.
+
+    Args:
+        latents: x [B, C, h, w], clean.
+        epsilon: ε̂ [B, C, h, w].
+        noise: n [B, C, h, w].
+        alphas: a [B], products of 1 − β.
+        reduced: subtract x; else x + σ n, which gives the same mean with more variance.
+
+    Returns:
+        The gradient by the latents [B, C, h, w].
     """
     sigma = _wide(((1 - alphas) / alphas).sqrt())
     shaken = latents + sigma * noise

@@ -150,11 +150,11 @@ class FittedField:
         return self.field.color(points)
 
     def on_grid(self, low: Sequence[float], step: float, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """Raw densities above the surface's, at the samples of a grid: see ``SampledOnGrids``."""
+        """Raw densities above the surface's, at the samples of a grid: indices [n, 3] → [n]; see ``SampledOnGrids``."""
         return self.field.on_grid(low, step, shape)
 
     def render(self, cameras: Cameras, *, background: Sequence[float] = (1.0, 1.0, 1.0)) -> FieldRendering:
-        """Images from V cameras, without gradients, from the samples that the fit would take."""
+        """Images [V, H, W, 3] from V cameras, without gradients, from the samples that the fit would take."""
         step = SPACING * self.field.step
         return render_occupied(self.field, cameras, self.cells, step, background=torch.tensor(list(background)))
 

@@ -66,7 +66,7 @@ class TextureCanvas:
     def render(
         self, cameras: Cameras, background: Tensor, generator: torch.Generator, *, normals: bool = False
     ) -> Seen:
-        """By the triangle rasteriser and a bilinear look-up of texels."""
+        """By the triangle rasteriser and a bilinear look-up of texels: V cameras, background [3] → [V, H, W, 3]."""
         fine = cameras.resized(cameras.width * self.supersample, cameras.height * self.supersample)
         fragments = rasterize(self.vertices, self.faces, fine)
         covered = torch.from_numpy(fragments.face >= 0).to(self.device)
@@ -112,7 +112,7 @@ class TextureCanvas:
         return torch.from_numpy(found).to(self.device)
 
     def regulariser(self, generator: torch.Generator) -> Tensor | None:
-        """None."""
+        """None: the shape stays."""
         return None
 
     def move(self, seen: Seen, cameras: Cameras, generator: torch.Generator) -> None:

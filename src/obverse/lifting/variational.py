@@ -151,7 +151,7 @@ class Vsd(Sds):
         return Criticism(gradient, {**figures, "lora": loss})
 
     def direction(self, question: Asked, cameras: Cameras, moment: Moment) -> tuple[Tensor, Tensor]:
-        """w (ε̂ − ε_φ) by the latents, and ε̂."""
+        """w (ε̂ − ε_φ) by the latents [B, C, h, w] (Wang et al. 2023, "ProlificDreamer"), and ε̂; B cameras."""
         epsilon = ask(self.denoiser, question, cameras, self.asking)
         with torch.no_grad():
             learnt = self._learnt(question, cameras, flattened(cameras))

@@ -35,7 +35,7 @@ WHITE = 0.94  # from here on a pixel of the border counts as white
 def orbit_cameras(
     azimuth_deg: Sequence[float] | float, elevation_deg: Sequence[float] | float = 0.0, *, size: int = 256
 ) -> Cameras:
-    """Cameras as the family's pictures have them: 49.1° wide, at one distance, by the angles of ``cameras.orbit``."""
+    """Cameras as the family's pictures have them: 49.1° wide, at one distance; angles as ``cameras.orbit`` has them."""
     return orbit(azimuth_deg, elevation_deg, distance=DISTANCE, fov_deg=FOV_DEG, size=size)
 
 

@@ -55,7 +55,7 @@ def gaussians_to_mesh(
 def solid_of(
     gaussians: Gaussians, *, resolution: int = 160, method: Literal["depth", "opacity"] = "opacity"
 ) -> GridField:
-    """The field behind ``gaussians_to_mesh``, with the colours that cameras see."""
+    """The field behind ``gaussians_to_mesh``, with the colours that cameras see; arguments and errors as there."""
     if method not in ("depth", "opacity") or not 16 <= resolution <= 512:
         raise UsageError(
             f"method is {method!r} and resolution {resolution}; choose 'depth' or 'opacity', and 16 to 512 cells"
@@ -69,7 +69,7 @@ def solid_of(
 
 
 def ring(radius: float = 0.87, *, size: int = 352) -> Cameras:
-    """Thirty virtual cameras all around that see a ball of ``radius`` whole."""
+    """Thirty virtual cameras all around that see a ball of ``radius`` object units whole, ``size`` pixels a side."""
     azimuths, elevations = [], []
     for elevation, count, first in ((0, 10, 0), (35, 8, 15), (-35, 8, 30), (75, 2, 0), (-75, 2, 90)):
         azimuths += [first + 360 / count * i for i in range(count)]
@@ -120,9 +120,15 @@ def depth_fusion(
 
 
 def opacity_field(gaussians: Gaussians, low: np.ndarray, step: float, shape: tuple[int, int, int]) -> GridField:
-    """Σ o exp(−½ d² ) of all Gaussians on a grid, d being the Mahalanobis distance; arguments as ``depth_fusion``.
+    """Σ o exp(−½ d²) of all Gaussians on a grid, d being the Mahalanobis distance: a density field.
 
     Standard deviations below half a step are raised to that, so that thin Gaussians are not missed between samples.
+
+    Args:
+        gaussians: unbatched.
+        low: position [3] of the first sample.
+        step: between samples, object units.
+        shape: samples along x, y, z.
     """
     wide = Gaussians(
         gaussians.means, gaussians.quats, gaussians.scales.clamp_min(0.5 * step), gaussians.opacities, gaussians.sh

@@ -35,8 +35,8 @@ def model_card(
         "## Trained on",
         "",
         f"{len(objects)} objects ({said or 'none'}), {variants} deformed copies of scans "
-        f"(`obverse/training/deform.py`) and {procedural} invented ones (`obverse/training/procedural.py`), photographed "
-        "by `obverse/training/renders.py`.",
+        f"(`obverse/training/deform.py`) and {procedural} invented ones (`obverse/training/procedural.py`), "
+        "photographed by `obverse/training/renders.py`.",
         "",
         *_table(("setting", "value"), training.items()),
         "",
