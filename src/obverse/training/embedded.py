@@ -74,18 +74,20 @@ def collect(paths: Sequence[Path], weights: Sequence[float]) -> Collection:
     """
     if not paths:
         raise InputError("no prepared photographs were found; prepare some objects first")
-    parts: dict[str, list[np.ndarray]] = {field: [] for field in FIELDS}
-    counts = []
-    for path in paths:
+    starts = np.zeros(len(paths) + 1, np.int64)
+    arrays: dict[str, np.ndarray] = {}
+    for number, path in enumerate(paths):
+        with np.load(path) as stored:
+            starts[number + 1] = starts[number] + len(stored["elevation_deg"])
+    for number, path in enumerate(paths):  # into place at once: lists and their sum would need twice the memory
         with np.load(path) as stored:
             for field in FIELDS:
-                parts[field].append(stored[field])
-        counts.append(len(parts["rgba"][-1]))
-    arrays = {}
-    for field in FIELDS:
-        arrays[field] = np.concatenate(parts.pop(field))
+                part = stored[field]
+                if not number:
+                    arrays[field] = np.empty((starts[-1], *part.shape[1:]), part.dtype)
+                arrays[field][starts[number] : starts[number + 1]] = part
     shares = np.asarray(weights, np.float64)
-    return Collection(arrays, np.concatenate([[0], np.cumsum(counts)]), shares / shares.sum())
+    return Collection(arrays, starts, shares / shares.sum())
 
 
 def batches(collection: Collection, *, size: int, seed: int) -> Callable[[int], Batch]:
