@@ -28,6 +28,7 @@ from ..surface.gaussians import mesh_to_gaussians
 
 F = np.float32
 BLOCK = 4  # grid points along a side of the blocks that are decided at once
+EMPTY, MIXED, FULL = 0, 1, 2  # what may be said of a block
 HALF_WIDTH = 0.58  # object units: the default box around the origin; a hull is wider than its object
 OCCLUSION = 0.02  # object units by which a point may lie behind the depth of a view and still be seen
 SKIN, FLESH = 0.3, 0.1  # opacities that a fit begins with, on the hull's surface and inside it
@@ -205,67 +206,81 @@ def sample_image(image: Tensor, pixels: Tensor, *, nearest: bool = False) -> Ten
 def _carve(
     alpha: np.ndarray, counts: np.ndarray, cameras: np.ndarray, low: float, step: float, values: np.ndarray
 ) -> None:
-    """Fill ``values``: 0 or 1 for blocks that are decided at once, else the least coverage over the views.
-
-    A block is inside a ball around its middle; the ball's picture is inside a square of pixels, and the summed-area
-    table ``counts`` of the silhouettes tells how many object pixels that has.
-    """
+    """Fill ``values``: 0 or 1 for blocks that are decided at once, else the least coverage over the views."""
     size = values.shape[0]
     blocks = (size + BLOCK - 1) // BLOCK
-    views, height, width = alpha.shape
+    half = F(0.5 * (BLOCK - 1))
     radius = F(0.5 * (BLOCK - 1) * math.sqrt(3)) * step
     for block in numba.prange(blocks * blocks * blocks):
         i0, j0, k0 = BLOCK * (block // (blocks * blocks)), BLOCK * (block // blocks % blocks), BLOCK * (block % blocks)
-        half = F(0.5 * (BLOCK - 1))
         x, y, z = low + step * (F(i0) + half), low + step * (F(j0) + half), low + step * (F(k0) + half)
-        empty, full = False, True
-        for v in range(views):
-            c = cameras[v]
-            depth = c[2, 0] * x + c[2, 1] * y + c[2, 2] * z + c[2, 3]
-            if depth <= F(2) * radius:
-                full = False
-                continue
-            u = (c[0, 0] * x + c[0, 1] * y + c[0, 2] * z + c[0, 3]) / depth
-            w = (c[1, 0] * x + c[1, 1] * y + c[1, 2] * z + c[1, 3]) / depth
-            # A bound of the gradient of the pixel position inside the ball, times its radius.
-            norm_u = norm_w = F(0)
-            for a in range(3):
-                norm_u += (c[0, a] - u * c[2, a]) ** 2
-                norm_w += (c[1, a] - w * c[2, a]) ** 2
-            reach = F(np.sqrt(max(norm_u, norm_w))) * radius / (depth - radius) + F(1.5)
-            left, right = int(np.floor(u - reach)), int(np.ceil(u + reach))
-            top, bottom = int(np.floor(w - reach)), int(np.ceil(w + reach))
-            if left < 0 or top < 0 or right > width or bottom > height:
-                full = False
-                continue
-            n = counts[v, bottom, right] - counts[v, top, right] - counts[v, bottom, left] + counts[v, top, left]
-            if n == 0:
-                empty = True
-                break
-            full = full and n == (right - left) * (bottom - top)
-        if empty:
+        decided = _verdict(counts, cameras, x, y, z, radius)
+        if decided == EMPTY:
             continue
         for i in range(i0, min(i0 + BLOCK, size)):
             for j in range(j0, min(j0 + BLOCK, size)):
                 for k in range(k0, min(k0 + BLOCK, size)):
-                    if full:
+                    if decided == FULL:
                         values[i, j, k] = F(1)
-                        continue
-                    px, py, pz = low + step * F(i), low + step * F(j), low + step * F(k)
-                    least, met = F(1), False
-                    for v in range(views):
-                        c = cameras[v]
-                        depth = c[2, 0] * px + c[2, 1] * py + c[2, 2] * pz + c[2, 3]
-                        if depth <= F(1e-6):
-                            continue
-                        u = (c[0, 0] * px + c[0, 1] * py + c[0, 2] * pz + c[0, 3]) / depth - F(0.5)
-                        w = (c[1, 0] * px + c[1, 1] * py + c[1, 2] * pz + c[1, 3]) / depth - F(0.5)
-                        if u < F(0) or w < F(0) or u >= F(width - 1) or w >= F(height - 1):
-                            continue
-                        met = True
-                        a, b = int(u), int(w)
-                        s, t = u - F(a), w - F(b)
-                        above = alpha[v, b, a] * (F(1) - s) + alpha[v, b, a + 1] * s
-                        below = alpha[v, b + 1, a] * (F(1) - s) + alpha[v, b + 1, a + 1] * s
-                        least = min(least, above * (F(1) - t) + below * t)
-                    values[i, j, k] = least if met else F(0)
+                    else:
+                        values[i, j, k] = _least(
+                            alpha, cameras, low + step * F(i), low + step * F(j), low + step * F(k)
+                        )
+
+
+@kernel()
+def _verdict(counts: np.ndarray, cameras: np.ndarray, x: float, y: float, z: float, radius: float) -> int:
+    """Whether a ball is EMPTY (some view sees only background there), FULL (all views only object), or MIXED.
+
+    The ball's picture is inside a square of pixels, and the summed-area table ``counts`` [V, H + 1, W + 1] of the
+    silhouettes tells how many object pixels that has.
+    """
+    views, height, width = counts.shape[0], counts.shape[1] - 1, counts.shape[2] - 1
+    full = True
+    for v in range(views):
+        c = cameras[v]
+        depth = c[2, 0] * x + c[2, 1] * y + c[2, 2] * z + c[2, 3]
+        if depth <= F(2) * radius:
+            full = False
+            continue
+        u = (c[0, 0] * x + c[0, 1] * y + c[0, 2] * z + c[0, 3]) / depth
+        w = (c[1, 0] * x + c[1, 1] * y + c[1, 2] * z + c[1, 3]) / depth
+        # A bound of the gradient of the pixel position inside the ball, times its radius.
+        norm_u = norm_w = F(0)
+        for a in range(3):
+            norm_u += (c[0, a] - u * c[2, a]) ** 2
+            norm_w += (c[1, a] - w * c[2, a]) ** 2
+        reach = F(np.sqrt(max(norm_u, norm_w))) * radius / (depth - radius) + F(1.5)
+        left, right = int(np.floor(u - reach)), int(np.ceil(u + reach))
+        top, bottom = int(np.floor(w - reach)), int(np.ceil(w + reach))
+        if left < 0 or top < 0 or right > width or bottom > height:
+            full = False
+            continue
+        n = counts[v, bottom, right] - counts[v, top, right] - counts[v, bottom, left] + counts[v, top, left]
+        if n == 0:
+            return EMPTY
+        full = full and n == (right - left) * (bottom - top)
+    return FULL if full else MIXED
+
+
+@kernel()
+def _least(alpha: np.ndarray, cameras: np.ndarray, x: float, y: float, z: float) -> float:
+    """The least coverage of a point over the views that have it in their picture; 0 if none has."""
+    views, height, width = alpha.shape
+    least, met = F(1), False
+    for v in range(views):
+        c = cameras[v]
+        depth = c[2, 0] * x + c[2, 1] * y + c[2, 2] * z + c[2, 3]
+        if depth <= F(1e-6):
+            continue
+        u = (c[0, 0] * x + c[0, 1] * y + c[0, 2] * z + c[0, 3]) / depth - F(0.5)
+        w = (c[1, 0] * x + c[1, 1] * y + c[1, 2] * z + c[1, 3]) / depth - F(0.5)
+        if u < F(0) or w < F(0) or u >= F(width - 1) or w >= F(height - 1):
+            continue
+        met = True
+        a, b = int(u), int(w)
+        s, t = u - F(a), w - F(b)
+        above = alpha[v, b, a] * (F(1) - s) + alpha[v, b, a + 1] * s
+        below = alpha[v, b + 1, a] * (F(1) - s) + alpha[v, b + 1, a + 1] * s
+        least = min(least, above * (F(1) - t) + below * t)
+    return least if met else F(0)

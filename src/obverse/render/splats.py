@@ -193,18 +193,9 @@ def project(
     order = order[torch.argsort(t[order, 2].detach(), stable=True)]
     gaussians, t, index = gaussians[order], t[order], index[order]
 
-    # J = K ∂(x/z, y/z)/∂t, with the slopes held inside the field of view; Σ' = J W Σ Wᵀ Jᵀ + 0.3 I.
-    x, y, z = t.unbind(-1)
-    limits = [FIELD_MARGIN * 0.5 * n / float(intrinsics[i, i].detach()) for i, n in enumerate(size)]
-    slope_x, slope_y = (x / z).clamp(-limits[0], limits[0]), (y / z).clamp(-limits[1], limits[1])
-    zero = torch.zeros_like(z)
-    jacobian = torch.stack([1 / z, zero, -slope_x / z, zero, 1 / z, -slope_y / z], -1).reshape(-1, 2, 3)
-    jacobian = intrinsics[:2, :2] @ jacobian
-    half = jacobian @ rotation @ (rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :])
-    sharp = half @ half.transpose(-1, -2)
-    covariance = sharp + LOW_PASS * torch.eye(2).to(half)
-    slopes = torch.stack([x / z, y / z], -1)
-    centers = slopes @ intrinsics[:2, :2].T + intrinsics[:2, 2]
+    sharp = _flattened(gaussians, t, rotation, intrinsics, size)
+    covariance = sharp + LOW_PASS * torch.eye(2).to(sharp)
+    centers = t[:, :2] / t[:, 2:] @ intrinsics[:2, :2].T + intrinsics[:2, 2]
 
     # α = o exp(-½ dᵀ Σ'⁻¹ d) ≥ 1/255 holds inside the box of half size sqrt(τ Σ'_ii), τ = 2 ln(255 o).
     determinant = torch.linalg.det(covariance)
@@ -225,11 +216,26 @@ def project(
         centers=centers[keep],
         conics=torch.linalg.inv(covariance[keep]),
         reach=reach[keep],
-        depths=z[keep],
+        depths=t[keep, 2],
         opacities=opacities[keep],
         colors=evaluate_sh(gaussians.sh[keep], directions),
         index=index[keep],
     )
+
+
+def _flattened(gaussians: Gaussians, t: Tensor, rotation: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
+    """Covariances J W Σ Wᵀ Jᵀ [M, 2, 2] px² of Gaussians with centres t [M, 3] in the camera's frame.
+
+    J = K ∂(x/z, y/z)/∂t, with the slopes held inside the field of view.
+    """
+    x, y, z = t.unbind(-1)
+    limits = [FIELD_MARGIN * 0.5 * n / float(intrinsics[i, i].detach()) for i, n in enumerate(size)]
+    slope_x, slope_y = (x / z).clamp(-limits[0], limits[0]), (y / z).clamp(-limits[1], limits[1])
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack([1 / z, zero, -slope_x / z, zero, 1 / z, -slope_y / z], -1).reshape(-1, 2, 3)
+    jacobian = intrinsics[:2, :2] @ jacobian
+    half = jacobian @ rotation @ (rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :])
+    return half @ half.transpose(-1, -2)
 
 
 def composite(splats: Projected, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
