@@ -27,6 +27,7 @@ def test_the_default_folder_holds_these_files(saved):
 def test_the_report_lists_the_files_and_their_sizes(saved):
     folder, _ = saved
     report = json.loads((folder / "report.json").read_text())
+    assert {row["name"] for row in report["files"]} == {p.name for p in folder.iterdir()} - {"report.json"}
     for row in report["files"]:
         assert (folder / row["name"]).stat().st_size == row["bytes"] > 0
 

@@ -34,7 +34,9 @@ def file(folder, tmp_path_factory):
 
 def test_what_was_packed_looks_the_same(folder, file):
     camera = orbit([30.0], 20.0, size=64)
-    for row, mesh in unpack(file):
+    found = list(unpack(file))
+    assert [row["id"] for row, _ in found] == ["a", "b"]
+    for row, mesh in found:
         before = render_mesh(load_object(folder / f"{row['id']}.glb"), camera, shading="unlit")
         assert (render_mesh(mesh, camera, shading="unlit") - before).abs().mean() < 0.01
 
