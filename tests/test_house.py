@@ -1,6 +1,7 @@
 """The house itself: import order, public names, silence, and rules that hold for every file."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,25 @@ def test_files_stay_readable(path):
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
             assert called != "print", f"line {node.lineno}: only apps/ prints"
             assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"line {node.lineno}: bare except"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_stay_readable(path):
+    """At most 60 lines and 8 parameters; compiled kernels may be longer if they say why, and take arrays apart."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        decorators = {ast.unparse(decorator).split("(")[0] for decorator in node.decorator_list}
+        kernel, where = bool(decorators & {"kernel", "triton.jit"}), f"{node.name}, line {node.lineno}"
+        says_why = kernel and re.search(r"\b[Ll]ong(er)?\b", ast.get_docstring(node) or "")
+        assert node.end_lineno - node.lineno < 60 or says_why, f"{where}: {node.end_lineno - node.lineno + 1} lines"
+        if not (kernel or "staticmethod" in decorators or "apps" in path.parts):  # options; torch's Function.forward
+            count = (
+                len(node.args.args)
+                + len(node.args.kwonlyargs)
+                - (ast.unparse(node.args).split(",")[0] in ("self", "cls"))
+            )
+            assert count <= 8, f"{where}: {count} parameters"
 
 
 def test_help_loads_no_heavy_package():

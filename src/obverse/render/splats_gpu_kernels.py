@@ -301,7 +301,8 @@ def composite(
 
     ``starts`` [V · T + 1] bounds each tile's ``entries`` [P], instances nearest first. ``through`` receives the
     transmittance that is left and ``last`` how much of the list the pixel used, both for the way back. ``paper`` is the
-    background, with its strides. Depth is infinite where nothing is. Grid: tiles of all views.
+    background, with its strides. Depth is infinite where nothing is. Long, since the state of a pixel must stay in
+    registers. Grid: tiles of all views.
     """
     tile = tl.program_id(0)
     view, column, row, inside = pixels_of(tile, tiles_x, tiles_y, width, height)

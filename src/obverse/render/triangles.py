@@ -208,7 +208,8 @@ def _setup(
     """Per face: edge and depth planes in float64, kept as float32, and the box of pixels (x0, x1, y0, y1) it may cover.
 
     Planes are turned to be positive inside. A face that crosses the near plane is bounded by the corners in front and
-    the points where its edges meet that plane. Nine arguments, because kernels take arrays only.
+    the points where its edges meet that plane. Long because planes and box share the corners; nine arguments, because
+    kernels take arrays only.
     """
     for f in numba.prange(len(faces)):
         boxes[f, :] = 0
