@@ -21,13 +21,6 @@ def run(*arguments, capsys):
     return stop.value.code, out.out, out.err
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "disc.png"
-    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(path)
-    return path
-
-
 def test_help_lists_the_verbs_and_exit_codes(capsys):
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from obverse.apps import cli
 from obverse.feedforward import dino, triposr
 from obverse.weights import KNOWN, Weights
 
 from ..conftest import disc_photo
 from ..feedforward.shaped import ball_checkpoint
+from .test_cli import run
 
 SMALL = ["--resolution", "48", "--faces", "1000", "--texture", "256", "--gaussians", "500", "--formats", "glb"]
 TINY = triposr.Config(
@@ -24,20 +24,6 @@ TINY = triposr.Config(
     hidden=8,
     depth=3,
 )
-
-
-def run(*arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    out = capsys.readouterr()
-    return stop.value.code, out.out, out.err
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "disc.png"
-    Image.fromarray(disc_photo(size=256, radius=90, center=(128, 128))).save(path)
-    return path
 
 
 @pytest.fixture
@@ -107,6 +93,25 @@ def test_the_list_says_size_licence_and_whether_commerce_is_allowed(capsys, monk
     assert "triposr" in out and "toy" not in out
     code, _, err = run("weights", "fetch", "toy", "--commercial-ok", capsys=capsys)
     assert code == 2 and "not for commercial use" in err
+
+
+def test_the_views_that_a_method_needs_count_for_its_licence_and_are_fetched_with_it(capsys, monkeypatch, tmp_path):
+    got = []
+    monkeypatch.setattr(weights, "fetch", lambda it, *, folder: got.append((it.repo.split("/")[1], folder)) or [])
+    rows = {
+        row["name"]: row for row in map(json.loads, run("weights", "list", "--json", capsys=capsys)[1].splitlines())
+    }
+    assert rows["lgm"]["licence"] == "MIT" and rows["lgm"]["commercial"] is False
+    assert rows["lgm"]["views"] == "zero123-xl" and rows["triposr"]["views"] is None
+    assert "views of photos by zero123-xl: 4991 MB" in run("weights", "list", capsys=capsys)[1]
+    assert "lgm" not in run("weights", "list", "--commercial-ok", capsys=capsys)[1]
+    code, _, err = run("weights", "fetch", "lgm", "--commercial-ok", capsys=capsys)
+    assert code == 2 and "zero123-xl, which makes the views for lgm, is unverified" in err and "--alone" in err
+    assert not got
+    assert run("weights", "fetch", "lgm", "--alone", "--commercial-ok", capsys=capsys)[0] == 0
+    assert run("weights", "fetch", "lgm", "instantmesh", "--dir", tmp_path, capsys=capsys)[0] == 0
+    assert got == [("LGM", None), ("LGM", tmp_path), ("zero123-xl-diffusers", tmp_path / "zero123-xl"),
+                   ("InstantMesh", tmp_path)]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["fetch"], ["fetch", "magic"]])

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,16 +19,14 @@ from obverse.lifting.texels import TextureCanvas
 from obverse.render.triangles import render_mesh
 from obverse.surface.repair import check_watertight
 
+from ..parity.cases import read_case
 from .analytic import ALPHAS, Knowing
 from .scenes import ball_mesh, over_white, spot
-
-CASE = Path(__file__).parents[1] / "parity" / "dreamgaussian"
 
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "tiny.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("dreamgaussian")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +193,7 @@ def test_both_stages_turn_an_all_knowing_critic_into_a_textured_solid(monkeypatc
         progress=lambda stage, now: told.append((stage, now.step)),
     )  # fmt: skip
     assert told[-1] == ("texture", 3) and ("gaussians", 40) in told
-    assert check_watertight(lifted.mesh).ok or lifted.mesh.visual.uv is not None
+    assert check_watertight(lifted.mesh).ok and lifted.mesh.visual.uv.shape == (len(lifted.mesh.vertices), 2)
     assert {path.name for path in tmp_path.iterdir()} == {"state", "state.texture"}
     center, far = lifted.density_or_sdf(torch.tensor([[0.0, 0.0, 0.0], [0.7, 0.7, 0.7]]))
     assert float(center) > lifted.level > float(far)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,13 +12,14 @@ from obverse.lifting import guidance as g
 from obverse.lifting.critics import Asking, question_for, sds, together
 from obverse.multiview.zero123_inputs import pose_vector
 
+from ..parity.cases import read_case
+
 CASE = Path(__file__).parents[1] / "parity" / "sds"
 
 
 @pytest.fixture(scope="module")
 def case():
-    with np.load(CASE / "tiny.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_case("sds")
 
 
 @pytest.fixture(scope="module")

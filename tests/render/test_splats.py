@@ -190,22 +190,6 @@ def test_result_does_not_depend_on_the_number_of_threads() -> None:
     assert torch.equal(one.alpha, many.alpha)
 
 
-def test_gradients_of_the_plain_renderer_pass_gradcheck() -> None:
-    rng = torch.Generator().manual_seed(3)
-    means = (torch.rand(3, 3, generator=rng, dtype=torch.float64) - 0.5) * 0.4 + torch.tensor([0.0, 0.0, 2.0])
-    quats = torch.randn(3, 4, generator=rng, dtype=torch.float64)
-    scales = 0.3 + 0.2 * torch.rand(3, 3, generator=rng, dtype=torch.float64)
-    opacities = torch.tensor([0.4, 0.6, 0.5], dtype=torch.float64)
-    sh = 0.3 * torch.randn(3, 4, 3, generator=rng, dtype=torch.float64)
-
-    def picture(*parts: torch.Tensor) -> torch.Tensor:
-        seen = render_plain(Gaussians(*parts), axis_camera(size=4, focal=4.0))
-        return torch.cat([seen.color.flatten(), seen.alpha.flatten(), seen.depth.flatten()])
-
-    inputs = tuple(t.clone().requires_grad_() for t in (means, quats, scales, opacities, sh))
-    assert torch.autograd.gradcheck(picture, inputs, eps=1e-6, atol=1e-6)
-
-
 def test_gradients_are_finite_beside_gaussians_that_are_not_drawn() -> None:
     scene = joined(single(), single(z=-1.0), single(z=0.0), single(scale=float("nan")))
     means = scene.means.clone().requires_grad_()
