@@ -1,4 +1,4 @@
-"""The README is executed: its Python as it stands, its commands as far as their words go."""
+"""The README is executed: its Python as it stands, its commands, and those of the docs, as far as their words go."""
 
 import re
 import shlex
@@ -6,18 +6,31 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+import obverse
 from obverse.apps import cli
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = Path(obverse.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-COMMANDS = [
-    line.split("#")[0].split("|")[-1].split(">")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if "obverse " in line and not line.startswith("pip")
-]
+COMMANDS = get_command(cli.app)
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def written(start):
+    """Every command in README and docs that begins so, in blocks, indented or inline."""
+    found = []
+    for path in DOCS:
+        text = path.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.S) + re.findall(r"^    (\S.*\n)", text, re.M))
+        lines = [re.split(r"&&|\|", line.split("#")[0])[-1] for line in blocks.replace("\\\n", " ").splitlines()]
+        inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        for command in (" ".join(line.split(" > ")[0].split()) for line in lines + inline):
+            if command.startswith(start + " "):
+                found.append(pytest.param(command, id=f"{path.stem}: {command[:60]}"))
+    return found
 
 
 def test_the_first_screen_has_picture_sentence_and_commands():
@@ -26,11 +39,6 @@ def test_the_first_screen_has_picture_sentence_and_commands():
         assert needed in head
     picture = re.search(r"!\[.*?\]\((.*?)\)", head).group(1)
     assert (ROOT / picture).exists()
-
-
-def test_links_within_the_repository_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.parametrize("code", PYTHON)
@@ -42,15 +50,29 @@ def test_its_python_runs(code, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*/asset.glb"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_name_options_that_exist(command, capsys):
-    """`--help` beside the other arguments stops before they are acted on, but after their names were checked."""
-    words = shlex.split(command)
-    assert words[0] == "obverse"
-    verb = words[1:3] if words[1] in ("train", "weights", "data") else words[1:2]
-    options = [word for word in words[2:] if re.match(r"--?[a-z]", word)]
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*verb, "--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert [option for option in options if not re.search(rf"(?<![\w-]){option}\b", text)] == []
+@pytest.mark.parametrize("command", written("obverse"))
+def test_commands_parse_as_they_are_written(command):
+    """Their names, options and values, where more than a name is given."""
+    parser, words = COMMANDS, shlex.split(command)[1:]
+    while isinstance(commands := getattr(parser, "commands", None), dict) and words:
+        parser = commands[words.pop(0)]
+    if words and words != ["--help"]:
+        parser.make_context("obverse", words)
+
+
+@pytest.mark.parametrize("command", written("python"))
+def test_scripts_named_beside_figures_exist_and_know_the_options(command):
+    script, *words = shlex.split(command)[1:]
+    source = (ROOT / script).read_text(encoding="utf-8")
+    options = [word for word in words if word.startswith("-")]
+    assert [option for option in options if f'"{option}"' not in source] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_files_named_in_passing_exist(path):
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:benchmarks|tests|examples|evaluation|surface|lifting)/[\w/.]+)`", text)
+    linked = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    places = [(ROOT, name) for name in named] + [(path.parent, link) for link in linked]
+    lost = [name for place, name in places if not ((place / name).exists() or (PACKAGE / name).exists())]
+    assert lost == []
