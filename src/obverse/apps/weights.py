@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError, WeightsError
 from .console import Console
+from .options import Json
 
 app = typer.Typer(
     help="Published weights: what there is, fetching it once, proving that it is whole.",
@@ -16,19 +17,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 Commercial = Annotated[bool, typer.Option("--commercial-ok", help="Only weights that may be used commercially.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="METHOD...", help="See: obverse weights list.")]
 
 
 @app.command("list")
 def list_weights(commercial_ok: Commercial = False, json_output: Json = False) -> None:
-    """List published weights: size, licence, whether commercial use is allowed, whether they are here."""
-    from ..weights import KNOWN
+    """List published weights: size, licence, whether commercial use is allowed, whether they are here.
+
+    Where others make the views of a photo that a method needs, the stricter licence decides about commercial use.
+    """
+    from ..weights import KNOWN, commercial
 
     console = Console(json_output=json_output)
     for name, weights in KNOWN.items():
-        if commercial_ok and not weights.commercial:
+        if commercial_ok and not commercial(name):
             continue
         paths = [_cached(weights.repo, file) for file in weights.files]
         here = all(paths)
@@ -38,10 +41,14 @@ def list_weights(commercial_ok: Commercial = False, json_output: Json = False) -
             "files": list(weights.files),
             "megabytes": weights.megabytes,
             "licence": weights.licence,
-            "commercial": weights.commercial,
+            "commercial": commercial(name),
+            "views": weights.views or None,
             "in_cache": here,
         }
-        console.result(record, f"{name}: {weights.words}; {weights.repo}; {'in the cache' if here else 'not fetched'}")
+        text = f"{name}: {weights.words}; {weights.repo}; {'in the cache' if here else 'not fetched'}"
+        if weights.views:
+            text += f"; views of photos by {weights.views}: {KNOWN[weights.views].words}"
+        console.result(record, text)
 
 
 @app.command("fetch")
@@ -50,25 +57,38 @@ def fetch_weights(
     folder: Annotated[
         Path | None, typer.Option("--dir", help="A folder instead of the Hub's cache; then: create --weights FOLDER.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Not the weights that make the views which the named ones need of a photo.")
+    ] = False,
     commercial_ok: Commercial = False,
     json_output: Json = False,
 ) -> None:
-    """Download everything a method needs; afterwards it works offline."""
-    from ..weights import KNOWN, fetch
+    """Download everything a method needs; afterwards it works offline.
+
+    With --dir, weights that make the views for others go into a folder of their own name inside: create --view-weights.
+    """
+    from ..weights import KNOWN, fetch, for_photos
 
     console = Console(json_output=json_output)
     if not names:
         raise UsageError(f"name what to fetch; there are: {', '.join(KNOWN)}")
-    for name in names:
-        if name not in KNOWN:
-            raise UsageError(f"{name!r} has no published weights here; there are: {', '.join(KNOWN)}")
-        weights = KNOWN[name]
-        if commercial_ok and not weights.commercial:
+    unknown = [name for name in names if name not in KNOWN]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} has no published weights here; there are: {', '.join(KNOWN)}")
+    parts = dict.fromkeys(names) if alone else {part: None for name in names for part in for_photos(name)}
+    for name in parts:
+        if commercial_ok and not KNOWN[name].commercial:
+            needed = [named for named in names if KNOWN[named].views == name and name not in names]
+            why = f"{name}, which makes the views for {needed[0]}," if needed else name
             raise UsageError(
-                f"{name} is {weights.licence}: not for commercial use; leave --commercial-ok out to fetch it"
+                f"{why} is {KNOWN[name].licence}: not for commercial use; leave --commercial-ok out to fetch it"
+                + (", or pass --alone to fetch the others, for views of your own" if needed else "")
             )
+    for name in parts:
+        weights = KNOWN[name]
+        where = folder / name if folder is not None and name not in names else folder
         console.say(f"fetching {name}: {weights.words}")
-        paths = fetch(weights, folder=folder)
+        paths = fetch(weights, folder=where)
         record = {"name": name, "files": [str(path) for path in paths], "licence": weights.licence}
         console.result(record, "\n".join(f"{name}: {path}" for path in paths))
 
