@@ -271,7 +271,9 @@ def alphas_of(schedule: dict[str, Any]) -> Tensor:
     elif kind == "linear":
         betas = torch.linspace(low, high, count, dtype=torch.float64)
     else:
-        raise WeightsError(f"the schedule of betas is {kind!r}; only 'scaled_linear' and 'linear' are known")
+        raise WeightsError(
+            f"the schedule of betas is {kind!r}; only 'scaled_linear' and 'linear' are known; pass another"
+        )
     return (1 - betas).cumprod(0).float()
 
 

@@ -30,6 +30,8 @@ from ..photo import Subject
 from ..weights import load_strict
 from . import zero123_layouts as layouts
 from .agreement import ELEVATIONS, Elevation, agreement, best_elevation
+from .attention import set_one_token
+from .packing import packed
 from .sampling import Sampling, denoise, generators, scheduler_for
 from .zero123_inputs import (
     Family,
@@ -82,6 +84,7 @@ class Sizes:
     clip_hidden: int = 4096
     clip_layers: int = 24
     clip_heads: int = 16
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"  # what the UNet says: the noise, or the velocity
 
     @property
     def latent_size(self) -> int:
@@ -150,7 +153,8 @@ class Zero123(nn.Module):
             InputError: the image is not square, has no colour, or its border is not white.
         """
         pixels = prepared(picture, self.size).to(self.device)
-        return Condition(self.embed(pixels), self.encode_mode(pixels))
+        with packed(self.vae):
+            return Condition(self.embed(pixels), self.encode_mode(pixels))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Pictures [B, 3, S, S] in −1–1 → CLIP embeddings [B, 1, 768], not normalised."""
@@ -198,7 +202,19 @@ class Zero123(nn.Module):
             sample, times = torch.cat([sample, sample]), torch.cat([times, times])
         stacked = torch.cat([sample, latents.to(self.dtype)], dim=1)
         predicted = self.unet(stacked, times, encoder_hidden_states=context).sample.float()
+        predicted = self.as_noise(predicted, sample.float(), times)
         return (None, predicted) if conditional_only else (predicted[:count], predicted[count:])
+
+    def as_noise(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet said of ``noisy`` [B, 4, h, w] at timesteps [B], as noise [B, 4, h, w].
+
+        A velocity v = √ᾱ ε − √(1−ᾱ) x₀ (Salimans & Ho 2022, appendix D) holds ε = √ᾱ v + √(1−ᾱ) x_t. Nearly pure noise
+        tells the view all the same, where a small error of ε would be a large one of x₀: short trainings need it.
+        """
+        if self.sizes.prediction == "epsilon":
+            return predicted
+        share = self.alphas_cumprod.to(predicted)[timesteps.long()][:, None, None, None]
+        return share.sqrt() * predicted + (1 - share).sqrt() * noisy
 
     def conditioned(
         self, subject: Subject | Tensor, *, elevation_deg: float, source_distance: float | None = None
@@ -387,8 +403,9 @@ def _denoised(model: Zero123, seen: Seen, cameras: Cameras, rngs: list[torch.Gen
 
     side = model.sizes.latent_size
     scheduler = scheduler_for(how, model.alphas_cumprod)
-    latents = denoise(predict, (4, side, side), scheduler, rngs, how)
-    return torch.cat([model.decode(latents[part].to(model.device)).cpu() for part in parts])
+    with packed(model.unet, model.vae):
+        latents = denoise(predict, (4, side, side), scheduler, rngs, how)
+        return torch.cat([model.decode(latents[part].to(model.device)).cpu() for part in parts])
 
 
 def check_distances(cameras: Cameras, source_distance: float | None, family: Family) -> None:
@@ -549,6 +566,7 @@ def _unet(sizes: Sizes) -> nn.Module:
         attention_head_dim=sizes.heads,  # the number of heads, whatever its name says
         norm_num_groups=sizes.groups,
     )
+    set_one_token(network)
     return network
 
 

@@ -408,7 +408,8 @@ def _fill(model: Any, folder: Path, component: str) -> None:
     model.image_encoder.config.save_pretrained(folder / "image_encoder")
     clip = {key: value.clone() for key, value in model.image_encoder.state_dict().items()}  # q, k, v share memory
     save_file(clip, folder / "image_encoder" / "model.safetensors", {"format": "pt"})
-    diffusers.DDIMScheduler(**BETAS, **SCHEDULERS["ddim"][1]).save_pretrained(folder / "scheduler")
+    options = {**SCHEDULERS["ddim"][1], "prediction_type": model.sizes.prediction}
+    diffusers.DDIMScheduler(**BETAS, **options).save_pretrained(folder / "scheduler")
     kind = "CCProjection" if component == "cc_projection" else "CLIPCameraProjection"
     shape = {"in_channel": model.projection.in_features, "out_channel": model.projection.out_features}
     if component != "cc_projection":
@@ -441,11 +442,12 @@ def sizes_from(said: dict[str, Any], kind: type) -> Any:
     """
     names = {one.name for one in fields(kind)}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-    whole = all(
+    prediction = values.pop("prediction", "epsilon")
+    whole = prediction in ("epsilon", "v_prediction") and all(
         isinstance(n, int) and 0 < n < 1 << 20
         for value in values.values()
         for n in (value if isinstance(value, tuple) else (value,))
     )
     if set(values) - names or not whole:
         raise WeightsError(f"the file states sizes {said} that cannot be meant; it is damaged, write it again")
-    return kind(**values)
+    return kind(**values, prediction=prediction)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import need
+from ..multiview.attention import set_one_token
 from ..multiview.zero123 import LATENT_SCALE, PUBLISHED, Sizes, Zero123
 from .loop import Batch, Losses, Schedule
 from .muon import Muon
@@ -77,6 +78,7 @@ class Recipe(Schedule):
 TINY = Sizes(
     size=64, channels=(48, 128, 256), layers=1, heads=2, vae_channels=(32, 64, 128), vae_layers=1, groups=16,
     embedding=64, clip_size=32, clip_patch=8, clip_width=64, clip_hidden=128, clip_layers=2, clip_heads=4,
+    prediction="v_prediction",
 )  # fmt: skip
 SIZES = {"published": PUBLISHED, "tiny": TINY}  # tiny: 15 million parameters, for a processor
 
@@ -88,7 +90,7 @@ def learner(model: Zero123, *, lora: int = 0, seed: int = 0) -> nn.ModuleDict:
     model.requires_grad_(False).eval()
     if model.device.type == "cpu":  # the backward pass of the fused attention takes a third of a step there
         processors = need("diffusers.models.attention_processor", extra="diffusion", purpose="training Zero-1-to-3")
-        model.unet.set_attn_processor(processors.AttnProcessor())
+        set_one_token(model.unet, processors.AttnProcessor())
     chosen = adapt(model.unet, rank=lora, seed=seed) if lora else model.unet
     return nn.ModuleDict({"unet": chosen, "projection": model.projection}).requires_grad_(True)
 
@@ -192,6 +194,7 @@ def loss(model: Zero123, *, weighting: Weighting = "published") -> Callable[[nn.
         latents = batch["latents"] * keep[:, 1, None, None, None]
         stacked = torch.cat([noisy, latents], 1).to(model.dtype)
         predicted = model.unet(stacked, batch["timesteps"], encoder_hidden_states=context).sample.float()
+        predicted = model.as_noise(predicted, noisy, batch["timesteps"])
         wrong = (predicted - batch["noise"]).square().mean((1, 2, 3))
         if weighting == "published":
             return {"loss": wrong.mean()}
