@@ -63,10 +63,10 @@ class Asked(NamedTuple):
     """One question to a denoiser."""
 
     latents: Tensor  # [B, C, h, w] clean
-    noise: Tensor
-    noisy: Tensor
+    noise: Tensor  # [B, C, h, w] added to them
+    noisy: Tensor  # [B, C, h, w] what the denoiser sees
     times: Tensor  # [B] int64
-    alphas: Tensor  # [B]
+    alphas: Tensor  # [B] products of 1 − β at the times
 
 
 def ask(denoiser: Denoiser, question: Asked, cameras: Cameras, asking: Asking) -> Tensor:

@@ -102,7 +102,7 @@ def _check_options(resolution: int, mode: str, chunk: int, min_component: float)
 class Grid:
     """Samples at ``low + step * index`` for index in [0, shape); cubic cells, centred on the field's bounds."""
 
-    low: NDArray[np.float64]
+    low: NDArray[np.float64]  # [3] of the first sample, the field's frame
     step: float
     shape: tuple[int, int, int]
 

@@ -67,9 +67,9 @@ class Drawn:
 
     objects: np.ndarray  # int [B]
     sources: np.ndarray  # int [B], views of the objects
-    targets: np.ndarray
-    variants: np.ndarray
-    kinds: np.ndarray  # place of each variant among the object's
+    targets: np.ndarray  # int [B], other views of the same objects
+    variants: np.ndarray  # int [B], see ``Pairs.variants``
+    kinds: np.ndarray  # int [B], place of each variant among the object's
     tensors: dict[str, Tensor]  # timesteps [B], noise [B, 4, h, w], posterior [B, 4, h, w], keep [B, 2] as 0 or 1
 
 
