@@ -133,6 +133,14 @@ def test_functions_stay_readable(path):
             assert count <= 8, f"{where}: {count} parameters"
 
 
+def test_doctor_knows_every_extra():
+    from obverse.apps.doctor import EXTRAS
+
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    assert set(re.findall(r"^(\w+) = \[", listed, re.M)) - {"dev"} == set(EXTRAS)
+
+
 def test_help_loads_no_heavy_package():
     code = (
         "import sys; from obverse.apps import cli\n"

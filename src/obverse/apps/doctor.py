@@ -27,6 +27,8 @@ EXTRAS = {
     "spz": ("zstandard", "reading .spz version 4"),
     "usd": ("pxr", "reading binary USD"),
     "diffusion": ("transformers", "networks of published models"),
+    "blender": ("bpy", "obverse data render --renderer blender"),
+    "gpu": ("triton", "fast splats on a GPU"),
 }
 
 
