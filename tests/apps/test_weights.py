@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from obverse import weights
 from obverse.feedforward import dino, triposr
 from obverse.weights import KNOWN, Weights
 
