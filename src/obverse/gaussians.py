@@ -31,7 +31,9 @@ class Gaussians:
         expected = {"means": (*n, 3), "quats": (*n, 4), "scales": (*n, 3), "opacities": n}
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != tuple(shape):
-                raise InputError(f"Gaussians.{name} is {list(getattr(self, name).shape)}, expected {list(shape)}")
+                raise InputError(
+                    f"Gaussians.{name} is {list(getattr(self, name).shape)}, expected {list(shape)}; reshape it"
+                )
         if self.sh.shape[:-2] != n or self.sh.shape[-1] != 3 or self.sh.shape[-2] not in (1, 4, 9, 16):
             raise InputError(
                 f"Gaussians.sh is {list(self.sh.shape)}, expected {[*n, 'K', 3]} with K = 1, 4, 9 or 16 (degree 0 to 3)"
@@ -251,6 +253,9 @@ def evaluate_sh(sh: Tensor, directions: Tensor) -> Tensor:
 
     Returns:
         [..., N, 3] sRGB-encoded, at least 0; above 1 where the coefficients ask for it.
+
+    Raises:
+        InputError: K is another number.
     """
     degree = {1: 0, 4: 1, 9: 2, 16: 3}.get(sh.shape[-2])
     if degree is None:

@@ -363,7 +363,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     rest |= {name: value for name, value in content.items() if name not in tensors}
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors, only {', '.join(map(str, [*rest][:5])) or 'nothing'}")
+        raise WeightsError(
+            f"{path} holds no tensors, only {', '.join(map(str, [*rest][:5])) or 'nothing'}; pass the weights"
+        )
     return Checkpoint(path, tensors, rest)
 
 

@@ -217,9 +217,9 @@ def test_what_a_photo_cannot_tell_is_asked_for(one, two):
     images = torch.zeros(2, 32, 32, 3)
     with pytest.raises(InputError, match="knows one view, it was given 2"):
         si.from_views(one, Views(images, cameras))
-    with pytest.raises(UsageError, match="distances are needed by this network"):
+    with pytest.raises(UsageError, match="needs distances; pass one for each view"):
         si.from_views(two, Views(images, cameras))
-    with pytest.raises(UsageError, match="distances are of no use to this network"):
+    with pytest.raises(UsageError, match="has no use for distances; leave them out"):
         si.from_views(one, Views(images[:1], cameras[:1]), distances=torch.ones(1))
     with pytest.raises(InputError, match=r"focal lengths of 59\.7 at 32 pixels"):
         si.from_views(one, Views(images[:1], orbit([0.0], fov_deg=30, size=32)))

@@ -47,6 +47,7 @@ def run(photos: list[str], output: str, job: Job, console: Console) -> None:
     Raises:
         PartialFailure: some of several photos failed, each said on the way.
         ObverseError: the only photo failed.
+        UsageError: unknown method, or options that exclude each other.
     """
     formats = check_formats(job.formats)
     check_height(job.height)
@@ -78,7 +79,10 @@ def run(photos: list[str], output: str, job: Job, console: Console) -> None:
             console.result(record, f"{name}: failed: {message}")
     if failures:
         others = "" if failures == len(inputs) else ", the others are done"
-        raise PartialFailure(f"{failures} of {len(inputs)} photos failed{others}")
+        raise PartialFailure(
+            f"{failures} of {len(inputs)} photos failed{others}; mend what their lines say, then run again with "
+            "--skip-existing"
+        )
 
 
 def expand(names: list[str]) -> list[str]:

@@ -81,6 +81,7 @@ def run(job: RenderJob, console: Console) -> None:
     Raises:
         UsageError: nothing to render, or the folder holds other data. InputError: no object was fit.
         OutputError: the folder cannot be written to. MissingPackageError: Blender was asked for and is not installed.
+        ObverseError: a process was ended from outside.
     """
     from ..training.shards import finished, shard_path, write_shard
     from ..training.view_data import checked
@@ -120,7 +121,7 @@ def _report(job: RenderJob, decisions: list[dict[str, Any]], console: Console) -
     atomic_write(path, "".join(json.dumps(row) + "\n" for row in decisions).encode())
     kept = sum(row["kept"] for row in decisions)
     if not kept:
-        raise InputError(f"none of {len(decisions)} objects is fit to learn from; {path} says why")
+        raise InputError(f"none of {len(decisions)} objects is fit to learn from; {path} says why: mend or add some")
     causes: dict[str, int] = {}
     for row in decisions:
         for reason in row["reasons"]:

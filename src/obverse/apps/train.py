@@ -185,6 +185,7 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
     Raises:
         UsageError: there is nothing to photograph, or the folder holds a run that began otherwise.
         InputError: none of the objects can be learnt from. OutputError: the folder cannot be written to.
+        ObverseError: a process was ended from outside.
     """
     folder = job.output / "photographs"
     collected = _collected(job.objects)
@@ -225,8 +226,8 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
         console.say(f"{len(refused)} objects left out; {reasons} says why")
     if len(kept) < 2:
         raise InputError(
-            f"{len(kept)} of {len(rows)} objects can be learnt from, 2 are needed, as one is held out; {reasons} says "
-            "why others were left out"
+            f"{len(kept)} of {len(rows)} objects can be learnt from, 2 are needed, as one is held out; add some: "
+            f"{reasons} says why others were left out"
         )
     return kept
 

@@ -26,7 +26,7 @@ CHOICES = {
     "sizes": ("published", "tiny"),
     "family": ("zero123", "stable-zero123"),
     "optimizer": ("auto", "adamw", "muon"),
-    "weighting": ("published", "velocity"),
+    "weighting": ("auto", "published", "velocity"),
     "edges": ("auto", "hard", "soft"),
 }
 
@@ -87,8 +87,9 @@ def train_zero123(
         str, typer.Option(help="adamw (published), muon, or auto: muon only for tiny from nothing.")
     ] = "auto",
     weighting: Annotated[
-        str, typer.Option(help="published (none), or velocity: noisy timesteps count more, for small runs.")
-    ] = "published",
+        str,
+        typer.Option(help="published (none); velocity: noisy timesteps count more; auto: that for tiny from nothing."),
+    ] = "auto",
     edges: Annotated[str, typer.Option(help="hard (published), soft, or auto: soft up to 128 pixels.")] = "auto",
     augment: Annotated[
         bool | None, typer.Option(help="Mirrored, recoloured pairs besides; default: only up to 1000 objects.")
@@ -161,7 +162,7 @@ def run(job: ViewJob, console: Console) -> None:
         batches = drawing.batches(learnt, size=job.batch, latent_size=latent_size, seed=own)
     check = training.validation(model, network, held, seed=job.seed, half=job.half, show=pictures(job.output))
     state = train(
-        network, batches, training.loss(model, weighting=job.weighting),  # type: ignore[arg-type]
+        network, batches, training.loss(model, weighting=weighting_of(job)),
         schedule=recipe, folder=job.output, validate=check, progress=report, half=job.half,
     )  # fmt: skip
     if rank:
@@ -192,7 +193,9 @@ def opened(job: ViewJob, size: int) -> tuple[Any, Any]:
     else:
         count = len(views) - max(1, len(views) // 100)  # published: the last one in a hundred
         if count < 1:
-            raise InputError(f"{job.data} holds one object, two are needed, as one is held out; or give --validation")
+            raise InputError(
+                f"{job.data} holds one object, two are needed, as one is held out; render more, or give --validation"
+            )
         learnt, held = views.subset(range(count)), views.subset(range(count, len(views)))
     edges: Any = ("soft" if size <= 128 else "hard") if job.edges == "auto" else job.edges
     family: Any = job.family
@@ -224,10 +227,19 @@ def recipe_of(job: ViewJob) -> Any:
 
     length: dict[str, Any] = {"steps": job.steps, "minutes": job.minutes, "accumulate": job.accumulate}
     often: dict[str, Any] = {"save_every": job.save_every, "check_every": job.check_every, "log_every": 10}
-    tiny = job.init is None and job.sizes == "tiny"
-    if tiny if job.optimizer == "auto" else job.optimizer == "muon":
+    if tiny(job) if job.optimizer == "auto" else job.optimizer == "muon":
         return Recipe(**length, **often, rate=job.rate or 1.5e-3, muon=True, warm_up=40, cool_down=0.4, clip=1.0)
     return Recipe(**length, **often, rate=job.rate or 1e-4)
+
+
+def weighting_of(job: ViewJob) -> Any:
+    """How the timesteps count, "auto" decided."""
+    return job.weighting if job.weighting != "auto" else "velocity" if tiny(job) else "published"
+
+
+def tiny(job: ViewJob) -> bool:
+    """Whether this is a small network from random weights, which the published settings would keep for weeks."""
+    return job.init is None and job.sizes == "tiny"
 
 
 def autoencoder(job: ViewJob, model: Any, learnt: Any, held: Any, report: Callable[[dict[str, Any]], None]) -> None:
@@ -249,7 +261,7 @@ def first_settings(job: ViewJob, learnt: Any, recipe: Any) -> dict[str, Any]:
     return {
         "init": job.init or job.sizes, "family": job.family, "lora": job.lora, "batch": job.batch, "seed": job.seed,
         "accumulate": job.accumulate, "edges": learnt.edges, "augment": learnt.augment, "objects": len(learnt.views),
-        "rate": recipe.rate, "muon": recipe.muon, "weighting": job.weighting,
+        "rate": recipe.rate, "muon": recipe.muon, "weighting": weighting_of(job),
     }  # fmt: skip
 
 

@@ -120,7 +120,10 @@ def run(
             records.append(record)  # type: ignore[arg-type]  # what is not known was computed
             tell(case.id, one.name, record)  # type: ignore[arg-type]
     if records and all(record["status"] == LEFT_OUT for record in records):
-        raise InputError(f"none of {len(cases)} cases can be used; {records[0]['case']}: {records[0]['error']}")
+        raise InputError(
+            f"none of {len(cases)} cases can be used; {records[0]['case']}: {records[0]['error']}. Mend the objects or "
+            "give others"
+        )
     return records
 
 

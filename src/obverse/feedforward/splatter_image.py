@@ -317,7 +317,10 @@ def from_views(network: SplatterImage, views: Views, *, distances: Tensor | None
     if len(images) > 1 and not config.posed:
         raise InputError(f"this network knows one view, it was given {len(images)}; pass the first alone")
     if config.from_distance != (distances is not None):
-        raise UsageError(f"distances are {'needed by' if config.from_distance else 'of no use to'} this network")
+        raise UsageError(
+            f"this network {'needs' if config.from_distance else 'has no use for'} distances; "
+            f"{'pass one for each view' if config.from_distance else 'leave them out'}"
+        )
     camera_to_world = torch.linalg.inv(cameras.world_to_camera.double())
     relative = (cameras.world_to_camera[0].double() @ camera_to_world).to(images)
     with torch.no_grad():

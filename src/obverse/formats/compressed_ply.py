@@ -24,7 +24,9 @@ def compressed_ply_bytes(arrays: SplatArrays, comments: list[str]) -> list[Data]
     order = _morton_order(arrays.means)
     order = order[arrays.opacities[order] > 1 / 255]
     if len(order) == 0:
-        raise InputError("every Gaussian has an opacity of 1/255 or less; there is nothing to write")
+        raise InputError(
+            "every Gaussian has an opacity of 1/255 or less, so there is nothing to write; check their source"
+        )
     position, log_scale = arrays.means[order], np.clip(np.log(arrays.scales[order]), -20, 20)
     color = (0.5 + SH_C0 * arrays.sh[order, 0]).astype(np.float32)
     bounds, units = [], []
@@ -65,7 +67,7 @@ def decode_compressed(ply: Ply) -> SplatArrays:
     if chunk is None or missing or not set(_BOUNDS[:12]) <= set(chunk.columns):
         raise InputError(f"the compressed PLY lacks {', '.join(missing) or 'its chunk bounds'}; export it again")
     if vertex.count > _CHUNK * chunk.count:
-        raise InputError(f"the compressed PLY has {chunk.count} chunks for {vertex.count} splats; it is damaged")
+        raise InputError(f"the compressed PLY has {chunk.count} chunks for {vertex.count} splats; export it again")
     packed = [np.asarray(vertex.columns[name]).astype(np.uint32) for name in names]
     number = np.arange(vertex.count) // _CHUNK
 
@@ -96,7 +98,9 @@ def _decode_harmonics(ply: Ply, count: int) -> np.ndarray:
     if element is None or not names:
         return np.zeros((count, 0, 3), dtype=np.float32)
     if len(names) not in (9, 24, 45) or element.count != count:
-        raise InputError(f"the compressed PLY has {element.count} × {len(names)} harmonics for {count} splats")
+        raise InputError(
+            f"the compressed PLY has {element.count} × {len(names)} harmonics for {count} splats; export it again"
+        )
     levels = np.stack([element.columns[f"f_rest_{i}"] for i in range(len(names))], axis=1).astype(np.float32)
     unit = np.where(levels == 0, 0, np.where(levels == 255, 1, (levels + 0.5) / 256))
     return ((unit - 0.5) * 8).reshape(count, 3, -1).transpose(0, 2, 1).astype(np.float32)

@@ -99,7 +99,7 @@ class _Reader:
         while stack:
             index, parent = stack.pop()
             if index in seen:
-                raise InputError(f"glTF node {index} hangs in two places or in a circle; the file is damaged")
+                raise InputError(f"glTF node {index} hangs in two places or in a circle; export it again")
             seen.add(index)
             node = _item(nodes, index, "node")
             matrix = parent @ _local_matrix(node)
@@ -117,7 +117,7 @@ class _Reader:
         if len(faces) == 0:
             return None
         if faces.max() >= len(points):
-            raise InputError(f"a glTF index is {faces.max()} and there are {len(points)} vertices; the file is damaged")
+            raise InputError(f"a glTF index is {faces.max()} and there are {len(points)} vertices; export it again")
         linear = matrix[:3, :3]
         if np.linalg.det(linear) < 0:
             faces = faces[:, ::-1]
@@ -190,7 +190,7 @@ class _Reader:
         data = _data_uri(buffer["uri"]) if "uri" in buffer else self.binary
         start, size = view.get("byteOffset", 0), view["byteLength"]
         if start < 0 or size < 0 or start + size > len(data):
-            raise InputError(f"glTF bufferView {index} runs past its buffer of {len(data)} bytes; the file is damaged")
+            raise InputError(f"glTF bufferView {index} runs past its buffer of {len(data)} bytes; export it again")
         return memoryview(data)[start : start + size], view.get("byteStride", 0)
 
     def accessor(self, index: int, width: int | None, count: int | None = None) -> np.ndarray:
@@ -200,15 +200,18 @@ class _Reader:
         rows, code = accessor["count"], _COMPONENTS.get(accessor["componentType"])
         if code is None or columns == 0 or (width is not None and columns != width):
             raise InputError(
-                f"glTF accessor {index} is {accessor['type']} of {accessor['componentType']}, expected {width} values"
+                f"glTF accessor {index} is {accessor['type']} of {accessor['componentType']}, expected {width} values; "
+                "export the file again"
             )
         if not 0 < rows * columns <= _MOST_VALUES or (count is not None and rows != count):
-            raise InputError(f"glTF accessor {index} has {rows} entries, expected {count or 'more than 0'}")
+            raise InputError(
+                f"glTF accessor {index} has {rows} entries, expected {count or 'more than 0'}; export the file again"
+            )
         if "bufferView" in accessor:
             values = self._rows(accessor["bufferView"], accessor.get("byteOffset", 0), rows, columns, code)
         else:
             if rows * columns > _MOST_ZEROS:
-                raise InputError(f"glTF accessor {index} has {rows} entries and no data; the file is damaged")
+                raise InputError(f"glTF accessor {index} has {rows} entries and no data; export it again")
             values = np.zeros((rows, columns), dtype=code)
         if "sparse" in accessor:
             values = self._sparse(values, accessor["sparse"], columns, code)
@@ -221,7 +224,7 @@ class _Reader:
         item = np.dtype(code).itemsize * columns
         stride = stride or item
         if offset < 0 or stride < item or offset + stride * (rows - 1) + item > len(data):
-            raise InputError(f"glTF bufferView {view} is too short for {rows} entries; the file is damaged")
+            raise InputError(f"glTF bufferView {view} is too short for {rows} entries; it is damaged, export it again")
         packed = np.ndarray((rows, columns), code, data, offset, (stride, np.dtype(code).itemsize))
         return np.ascontiguousarray(packed)
 

@@ -66,7 +66,9 @@ def from_trimesh(mesh: trimesh.Trimesh, *, height_m: float | None = None) -> Mes
         raise InputError(f"a face names vertex {faces.max()} of {len(vertices)}; the mesh is damaged, rebuild it")
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
     if len(faces) == 0:
-        raise InputError(f"the mesh has {len(vertices)} vertices and no faces with an area; there is nothing to write")
+        raise InputError(
+            f"the mesh has {len(vertices)} vertices and no faces with an area, so nothing to write; pass a surface"
+        )
     points = vertices.astype(np.float32) + np.float32(0)  # adding 0 turns −0 into 0, so that equal means same bytes
     if not np.isfinite(points).all():
         raise InputError("the mesh has vertices that are not finite; remove them before writing")

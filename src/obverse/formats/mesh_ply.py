@@ -38,15 +38,19 @@ def parse_mesh_ply(data: bytes) -> MeshArrays:
     ply = parse_ply(data)
     vertex, face = ply.elements.get("vertex"), ply.elements.get("face")
     if vertex is None or not {"x", "y", "z"} <= set(vertex.columns):
-        raise InputError("the PLY has no vertices with x, y and z; it is not a mesh")
+        raise InputError("the PLY has no vertices with x, y and z, so it is not a mesh; export one with faces")
     columns = vertex.columns
     indices = next((face.columns[k] for k in ("vertex_indices", "vertex_index") if face and k in face.columns), None)
     if indices is None or len(indices) == 0:
-        kind = "a splat; open it with read_splats" if "scale_0" in columns else "a point cloud without faces"
-        raise InputError(f"this PLY is {kind}, not a mesh")
+        kind = (
+            "a splat, not a mesh; open it with read_splats"
+            if "scale_0" in columns
+            else "a point cloud; export a mesh with faces"
+        )
+        raise InputError(f"this PLY is {kind}")
     faces = indices.reshape(-1, 3).astype(np.int64)
     if faces.min() < 0 or faces.max() >= vertex.count:
-        raise InputError(f"a PLY face names vertex {faces.max()} of {vertex.count}; the file is damaged")
+        raise InputError(f"a PLY face names vertex {faces.max()} of {vertex.count}; it is damaged, export it again")
     vertices = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
     if not np.isfinite(vertices).all():
         raise InputError("the PLY has vertices that are not finite; export it again")

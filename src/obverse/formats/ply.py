@@ -33,7 +33,7 @@ class _Property:
 
 @dataclass
 class Element:
-    """One element of a PLY: scalar columns by name, and lists of one constant length as [N, L] columns."""
+    """One element of a PLY: scalar columns [N] by name, and lists of one constant length as [N, L] columns."""
 
     count: int
     columns: dict[str, np.ndarray] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def _parse_header(data: bytes) -> tuple[str, dict[str, tuple[int, list[_Property
         elif words[0] == "property" and layout:
             next(reversed(layout.values()))[1].append(_parse_property(words))
         else:
-            raise InputError(f"the PLY header line {line[:60]!r} has no known meaning; the file is damaged")
+            raise InputError(f"the PLY header line {line[:60]!r} has no known meaning; it is damaged, export it again")
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise InputError(f"PLY format {form!r} is not ascii, binary_little_endian or binary_big_endian; convert it")
     return form, layout, comments, newline + 1
@@ -105,7 +105,7 @@ def _parse_header(data: bytes) -> tuple[str, dict[str, tuple[int, list[_Property
 def _parse_property(words: list[str]) -> _Property:
     kinds = words[2:4] if len(words) == 5 and words[1] == "list" else words[1:2]
     if len(words) != (5 if len(kinds) == 2 else 3) or any(kind not in _TYPES for kind in kinds):
-        raise InputError(f"the PLY property {' '.join(words)[:60]!r} has an unknown type; the file is damaged")
+        raise InputError(f"the PLY property {' '.join(words)[:60]!r} has an unknown type; export it again")
     if len(kinds) == 2:
         return _Property(words[4], _TYPES[kinds[1]], _TYPES[kinds[0]])
     return _Property(words[2], _TYPES[kinds[0]])
@@ -141,7 +141,7 @@ def _read_lists(
         if p.count_type:
             length = int(np.frombuffer(body, order + p.count_type, 1, position)[0])
             if not 0 <= length <= 4096:
-                raise InputError(f"a PLY list {p.name!r} of element {name!r} has {length} entries; the file is damaged")
+                raise InputError(f"a PLY list {p.name!r} of element {name!r} has {length} entries; export it again")
             lengths[p.name] = length
             fields += [(f"#{p.name}", order + p.count_type), (p.name, order + p.type, (length,))]
             position += np.dtype(p.count_type).itemsize + length * np.dtype(p.type).itemsize
@@ -199,13 +199,15 @@ def _read_ascii(body: memoryview, layout: dict[str, tuple[int, list[_Property]]]
         _check_size(name, count, 2 * count * bool(properties), len(body))
         rows = [line.split() for line in itertools.islice(lines, count)]
         if len(rows) < count:
-            raise InputError(f"the PLY holds {len(rows)} of {count} promised {name!r} lines; it is cut off")
+            raise InputError(f"the PLY holds {len(rows)} of {count} promised {name!r} lines; copy it again")
         if any(p.count_type for p in properties):
             elements[name] = _ascii_lists(rows, count, properties)
             continue
         table = np.array(rows, dtype=np.float64).reshape(count, -1)
         if table.shape[1] < len(properties) and count:
-            raise InputError(f"a PLY {name!r} line has {table.shape[1]} values, expected {len(properties)}")
+            raise InputError(
+                f"a PLY {name!r} line has {table.shape[1]} values, expected {len(properties)}; export it again"
+            )
         elements[name] = Element(count, {p.name: table[:, i].astype(p.type) for i, p in enumerate(properties)})
     return elements
 
@@ -233,7 +235,7 @@ def _ascii_lists(rows: list[list[str]], count: int, properties: list[_Property])
 def _unique(properties: list[_Property]) -> list[_Property]:
     names = [p.name for p in properties]
     if len(set(names)) < len(names):
-        raise InputError(f"the PLY header names a property twice ({names}); the file is damaged")
+        raise InputError(f"the PLY header names a property twice ({names}); the file is damaged, export it again")
     return properties
 
 

@@ -87,7 +87,7 @@ def parse_stl(data: bytes) -> MeshArrays:
         corners = np.array(numbers, dtype="S64").astype(np.float64)[: len(numbers) // 3 * 3].reshape(-1, 3, 3)
     else:
         raise InputError(
-            f"the STL has {len(data)} bytes and promises {count} triangles ({84 + 50 * count} bytes); it is cut off"
+            f"the STL has {len(data)} bytes and promises {count} triangles ({84 + 50 * count} bytes); copy it again"
         )
     if len(corners) == 0 or not scale > 0:
         raise InputError("the STL has no triangles; export it again")

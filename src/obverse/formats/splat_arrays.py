@@ -37,7 +37,7 @@ def from_gaussians(gaussians: Gaussians) -> SplatArrays:
     if gaussians.means.ndim != 2:
         raise InputError(f"splat files hold one set, and these Gaussians are {list(gaussians.means.shape)}; pick one")
     if len(gaussians) == 0:
-        raise InputError("there are 0 Gaussians; there is nothing to write")
+        raise InputError("there are 0 Gaussians, so there is nothing to write; fit or read some first")
     tensors = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     arrays = SplatArrays(*(t.detach().to("cpu", torch.float32).contiguous().numpy() for t in tensors))
     for name in ("means", "quats", "scales", "opacities", "sh"):

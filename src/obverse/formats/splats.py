@@ -74,9 +74,9 @@ def _encode(
     if extension[1:] not in SPLAT_FORMATS:
         raise UsageError(f"splats cannot be written as {extension!r}; use one of .{', .'.join(SPLAT_FORMATS)}")
     if axes not in ("opencv", "gltf"):
-        raise UsageError(f"axes {axes!r} is not 'opencv' (flipped, for viewers) or 'gltf' (as in the mesh)")
+        raise UsageError(f"axes {axes!r} is not 'opencv' (flipped, for viewers) or 'gltf' (as in the mesh); choose one")
     if form not in ("full", "compact", "compressed"):
-        raise UsageError(f"form {form!r} is not 'full', 'compact' or 'compressed'")
+        raise UsageError(f"form {form!r} is not 'full', 'compact' or 'compressed'; choose one of them")
     arrays = from_gaussians(gaussians)
     if extension == ".spz":
         return [spz_bytes(arrays)]
@@ -259,7 +259,7 @@ def _warn_if_not_encoded(means: np.ndarray, log_scales: np.ndarray, logits: np.n
 
 def _decode_splat(data: bytes) -> SplatArrays:
     if len(data) % 32:
-        raise InputError(f"the .splat has {len(data)} bytes, not a multiple of 32; it is cut off or another format")
+        raise InputError(f"the .splat has {len(data)} bytes, not a multiple of 32; copy it again, or pass a .splat")
     rows = np.frombuffer(data, _SPLAT_RECORD)
     rgba = rows["rgba"].astype(np.float32) / 255
     quats = (rows["quat"].astype(np.float32) - 128) / 128

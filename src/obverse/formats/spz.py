@@ -133,7 +133,8 @@ def _sizes(version: int, count: int, degree: int) -> list[int]:
     """Bytes of each attribute, in file order; also the check of what the header claims."""
     if count < 1 or count > _MOST_POINTS or degree >= len(_COEFFICIENTS):
         raise InputError(
-            f"the .spz promises {count} splats of degree {degree}, expected 1 to {_MOST_POINTS} of degree 0 to 4"
+            f"the .spz promises {count} splats of degree {degree}, expected 1 to {_MOST_POINTS} of degree 0 to 4; "
+            "export it again, in parts if need be"
         )
     per_point = (6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, 3 * _COEFFICIENTS[degree])
     return [count * size for size in per_point]
@@ -147,10 +148,14 @@ def _open_gzip(data: bytes) -> tuple[int, int, int, int, list[bytes]]:
         raise InputError("the .spz ends inside its header; it is cut off, copy it again")
     magic, version, count, degree, bits, _flags, _ = struct.unpack("<3I4B", header)
     if magic != _MAGIC or version not in (1, 2, 3):
-        raise InputError(f"the .spz has magic {magic:#x} and version {version}, expected {_MAGIC:#x} and 1 to 3")
+        raise InputError(
+            f"the .spz has magic {magic:#x}, version {version}, expected {_MAGIC:#x} and 1 to 3; convert it"
+        )
     sizes = _sizes(version, count, degree)
     if sum(sizes) > 1040 * len(data):  # Deflate cannot pack tighter
-        raise InputError(f"the .spz promises {count} splats in {len(data)} bytes; it is cut off or damaged")
+        raise InputError(
+            f"the .spz promises {count} splats in {len(data)} bytes; it is cut off or damaged, copy it again"
+        )
     body = unpacker.decompress(unpacker.unconsumed_tail, sum(sizes))
     if len(body) < sum(sizes):
         raise InputError(f"the .spz holds {len(body)} of {sum(sizes)} promised bytes; it is cut off, copy it again")
@@ -174,13 +179,13 @@ def _open_zstd(data: bytes) -> tuple[int, int, int, int, list[bytes]]:
     for i, size in enumerate(expected):
         packed, unpacked = struct.unpack_from("<2Q", data, start + 16 * i)
         if unpacked != size or position + packed > len(data):
-            raise InputError(f"stream {i} of the .spz has {unpacked} bytes, expected {size}; it is damaged")
+            raise InputError(f"stream {i} of the .spz has {unpacked} bytes, expected {size}; export it again")
         try:
             with zstandard.ZstdDecompressor().stream_reader(data[position : position + packed]) as reader:
                 found.append(reader.read(size))
         except zstandard.ZstdError as error:
             raise InputError(f"stream {i} of the .spz cannot be unpacked ({error}); copy the file again") from error
         if len(found[-1]) != size:
-            raise InputError(f"stream {i} of the .spz holds {len(found[-1])} of {size} bytes; it is cut off")
+            raise InputError(f"stream {i} of the .spz holds {len(found[-1])} of {size} bytes; copy it again")
         position += packed
     return version, count, degree, bits, [*found, b""][:6]

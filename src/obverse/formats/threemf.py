@@ -117,7 +117,9 @@ def parse_3mf(data: bytes) -> MeshArrays:
         own = notes.get("obverse:scale")
         unit = _UNITS_MM.get(root.get("unit", "millimeter"))
         if unit is None:
-            raise InputError(f"the 3MF's unit {root.get('unit')!r} is not one of {', '.join(_UNITS_MM)}")
+            raise InputError(
+                f"the 3MF's unit {root.get('unit')!r} is not one of {', '.join(_UNITS_MM)}; export it again"
+            )
         scale = float(own) if own else 1000.0 / unit
         if not (np.isfinite(scale) and scale > 0):
             raise InputError(f"the 3MF notes a scale of {scale}, it must be positive; export it again")
@@ -199,7 +201,7 @@ class _Package:
             table = np.array(lists, dtype=np.int64)
             corners, properties = table[:, :3], table[:, 3:]
             if corners.min() < 0 or corners.max() >= len(points):
-                raise InputError(f"a 3MF triangle names vertex {corners.max()} of {len(points)}; the file is damaged")
+                raise InputError(f"a 3MF triangle names vertex {corners.max()} of {len(points)}; export it again")
             if np.linalg.det(place[:3, :3]) < 0:
                 corners, properties = corners[:, ::-1], properties[:, ::-1]
             parts.append(_wedges(points, corners, properties, self._property(root, group)))
@@ -236,7 +238,7 @@ def _wedges(points: np.ndarray, corners: np.ndarray, properties: np.ndarray, val
         return MeshArrays(vertices, faces, np.zeros_like(vertices))
     table = values["uv"] if "uv" in values else values["colors"]
     if properties.min() < 0 or properties.max() >= len(table):
-        raise InputError(f"a 3MF triangle names property {properties.max()} of {len(table)}; the file is damaged")
+        raise InputError(f"a 3MF triangle names property {properties.max()} of {len(table)}; export it again")
     keys = corners * np.int64(len(table)) + properties
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
     vertices = points[corners.ravel()[first]].astype(np.float32)

@@ -67,7 +67,7 @@ def _part(prim: Any, matrix: np.ndarray, archive: zipfile.ZipFile) -> MeshArrays
     if counts.sum() != len(indices) or len(indices) == 0:
         return None
     if indices.min() < 0 or indices.max() >= len(points):
-        raise InputError(f"a USD face names point {indices.max()} of {len(points)}; the file is damaged")
+        raise InputError(f"a USD face names point {indices.max()} of {len(points)}; it is damaged, export it again")
     corners, face_of = _fans(counts)
     if (np.linalg.det(matrix[:3, :3]) < 0) != (mesh.GetOrientationAttr().Get() == "leftHanded"):
         corners = corners[:, ::-1]

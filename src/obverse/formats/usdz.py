@@ -191,18 +191,22 @@ def _parse_layer(layer: str, archive: zipfile.ZipFile) -> MeshArrays:
     vertices, normals = _array(layer, "point3f[] points", 3), _array(layer, "normal3f[] normals", 3)
     faces = _array(layer, "int[] faceVertexIndices", 3).astype(np.int64)
     if len(faces) == 0 or faces.min() < 0 or faces.max() >= len(vertices) or len(normals) != len(vertices):
-        raise InputError(f"the USD mesh has {len(faces)} faces and {len(vertices)} points that do not fit together")
+        raise InputError(
+            f"the USD mesh has {len(faces)} faces and {len(vertices)} points that do not fit together; export it again"
+        )
     look: dict[str, Any] = {"roughness": _number(layer, "roughness"), "metallic": _number(layer, "metallic")}
     file = re.search(r"asset inputs:file = @([^@\n]+)@", layer)
     if file:
         uv = _array(layer, "texCoord2f[] primvars:st", 2)
         if len(uv) != len(vertices):
-            raise InputError(f"the USD mesh has {len(uv)} texture coordinates for {len(vertices)} points")
+            raise InputError(
+                f"the USD mesh has {len(uv)} texture coordinates for {len(vertices)} points; export it again"
+            )
         look |= {"uv": uv.astype(np.float32), "image": decode_texture(zip_member(archive, file.group(1)))}
     elif "primvars:displayColor" in layer:
         rgb = linear_to_srgb(_array(layer, "color3f[] primvars:displayColor", 3)) * 255
         if len(rgb) != len(vertices):
-            raise InputError(f"the USD mesh has {len(rgb)} colours for {len(vertices)} points")
+            raise InputError(f"the USD mesh has {len(rgb)} colours for {len(vertices)} points; export it again")
         look["colors"] = np.pad(np.round(rgb).astype(np.uint8), ((0, 0), (0, 1)), constant_values=255)
     factor = re.search(r"float4 inputs:scale = \(([^)\n]*)\)|color3f inputs:diffuseColor = \(([^)\n]*)\)", layer)
     if factor:

@@ -181,7 +181,7 @@ def _image_frames(data: bytes) -> Iterator[np.ndarray]:
         for index in range(count):
             image.seek(index)
             if image.size != shape:
-                raise InputError(f"frame {index} is {image.size} and the film {shape}; the file is damaged")
+                raise InputError(f"frame {index} is {image.size} and the film {shape}; it is damaged, export it again")
             rgba = image.convert("RGBA")
             yield np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
     except (OSError, Image.DecompressionBombError) as error:

@@ -128,7 +128,7 @@ def _corner(word: str, rows: dict[str, list[list[str]]]) -> list[int]:
         value = int(parts[i]) if i < len(parts) and parts[i] else 0
         numbers.append(value - 1 if value >= 0 else len(rows[key]) + value)
         if value < 0 and numbers[-1] < 0:
-            raise InputError(f"the OBJ face corner {word!r} counts back past the first {key}; the file is damaged")
+            raise InputError(f"the OBJ face corner {word!r} counts back past the first {key}; export it again")
     return numbers
 
 
@@ -147,7 +147,7 @@ def _part(corners: np.ndarray, tables: dict[str, np.ndarray], material: _Materia
     """The triangles of one material: one vertex for every distinct (v, vt, vn)."""
     sizes = np.array([len(tables[key]) for key in ("v", "vt", "vn")])
     if (corners >= sizes).any() or (corners[:, 0] < 0).any():
-        raise InputError(f"an OBJ face names an entry past {sizes.tolist()} (v, vt, vn); the file is damaged")
+        raise InputError(f"an OBJ face names an entry past {sizes.tolist()} (v, vt, vn); export it again")
     for column in (1, 2):  # all corners or none
         if (corners[:, column] < 0).any():
             corners[:, column] = -1

@@ -193,7 +193,7 @@ def local_density(gaussians: Gaussians, *, resolution: int = 128, blocks: int = 
         raise UsageError(f"resolution is {resolution}, it must be a multiple of the {blocks} blocks, at least 2")
     chosen = gaussians[gaussians.opacities > VISIBLE]
     if not len(chosen):
-        raise InputError(f"none of {len(gaussians)} Gaussians has an opacity above {VISIBLE}; there is no object")
+        raise InputError(f"none of {len(gaussians)} Gaussians has an opacity above {VISIBLE}; take more steps")
     low, high = chosen.means.amin(0), chosen.means.amax(0)
     middle, scale = (low + high) / 2, float(EXTENT / (high - low).amax().clamp_min(1e-6))
     means = (chosen.means - middle) * scale

@@ -390,7 +390,7 @@ def parameters_of(gaussians: Gaussians, degree: int) -> Parameters:
     ``means`` [N, 3], ``quats`` [N, 4], ``scales`` [N, 3], ``opacities`` [N], ``dc`` [N, 1, 3] and, above degree 0,
     ``rest`` [N, K − 1, 3] with K = (degree + 1)².
     """
-    count, coefficients = len(gaussians), (degree + 1) ** 2
+    coefficients = (degree + 1) ** 2
     sh = torch.nn.functional.pad(gaussians.sh, (0, 0, 0, max(0, coefficients - gaussians.sh.shape[-2])))
     parameters = {
         "means": gaussians.means,
@@ -401,7 +401,6 @@ def parameters_of(gaussians: Gaussians, degree: int) -> Parameters:
     }
     if coefficients > 1:
         parameters["rest"] = sh[:, 1:coefficients]
-    assert count > 0
     return {name: value.detach().to(torch.float32).clone().contiguous() for name, value in parameters.items()}
 
 
@@ -430,7 +429,7 @@ def _check(views: Views, start: Gaussians, gaussians: int, hints: Hints) -> None
             f"they must agree and have at least {losses.WINDOW} pixels a side: use Cameras.resized"
         )
     if not bool(torch.isfinite(views.images).all()):
-        raise InputError("an image holds values that are not finite; every pixel must be a number in 0–1")
+        raise InputError("an image holds values that are not finite; replace them: every pixel must be a number in 0–1")
     if gaussians < 1 or len(start) < 1:
         raise UsageError(f"gaussians is {gaussians} and the start has {len(start)}; both must be at least 1")
     for name, value, expected in (("depths", hints.depths, shape[:3]), ("normals", hints.normals, (*shape[:3], 3))):

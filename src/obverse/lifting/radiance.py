@@ -463,4 +463,4 @@ def _check(views: Views, kind: str) -> None:
             "they must agree: use Cameras.resized"
         )
     if not bool(torch.isfinite(views.images).all()):
-        raise InputError("an image holds values that are not finite; every pixel must be a number in 0–1")
+        raise InputError("an image holds values that are not finite; replace them: every pixel must be a number in 0–1")

@@ -148,7 +148,9 @@ def _members(path: Path, number: int) -> dict[str, list[View]]:
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         if expected is not None and expected != path.stat().st_size:
-            raise InputError(f"it has {path.stat().st_size} bytes of {expected}")
+            raise InputError(
+                f"it has {path.stat().st_size} bytes of {expected}; copy it again, or delete it and render again"
+            )
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 key, _, kind = member.name.rpartition(".")
