@@ -106,7 +106,11 @@ def look_at(positions: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def pinhole(fov_deg: float, width: int, height: int) -> Tensor:
-    """Intrinsics [3, 3] in pixels for a field of view across the shorter image side, principal point in the middle."""
+    """Intrinsics [3, 3] in pixels for a field of view across the shorter image side, principal point in the middle.
+
+    Raises:
+        InputError: the field of view is not between 0° and 180°.
+    """
     if not 0 < fov_deg < 180:
         raise InputError(f"field of view is {fov_deg}°, it must lie between 0° and 180°; 30 suits product photos")
     focal = 0.5 * min(width, height) / math.tan(math.radians(fov_deg) / 2)

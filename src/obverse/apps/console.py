@@ -108,7 +108,11 @@ class Console:
 
 
 def read_input(name: str) -> str | bytes:
-    """A file name as it is; ``-`` → the bytes of standard input."""
+    """A file name as it is; ``-`` → the bytes of standard input.
+
+    Raises:
+        InputError: nothing comes in.
+    """
     if name != "-":
         return name
     data = sys.stdin.buffer.read() if sys.stdin else b""  # None: closed by whoever started us

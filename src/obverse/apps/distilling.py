@@ -130,7 +130,11 @@ def run(photo: str, output: Path, job: DistillJob, console: Console) -> None:
 
 
 def check(job: DistillJob) -> None:
-    """Refuse what cannot be meant before anything is loaded."""
+    """Refuse what cannot be meant before anything is loaded.
+
+    Raises:
+        UsageError: it cannot.
+    """
     judges = job.judges
     if job.to not in WAYS:
         raise UsageError(f"--to is {job.to!r}; choose one of: {', '.join(WAYS)}")
@@ -219,7 +223,11 @@ def models(job: DistillJob) -> tuple[zero123.Zero123 | None, stable_diffusion.St
 
 
 def recipe_for(job: DistillJob, photo_model: zero123.Zero123 | None) -> Recipe:
-    """The recipe that was named, or that suits, within the caps."""
+    """The recipe that was named, or that suits, within the caps.
+
+    Raises:
+        UsageError: fewer than one step.
+    """
     family = "zero123-xl" if photo_model is None or photo_model.family == "zero123" else "stable-zero123"
     name = job.recipe or ("dreamgaussian" if job.to in ("dreamgaussian", "gaussians") else family)
     recipe = PRESETS[name]
@@ -248,7 +256,11 @@ def capped(recipe: Recipe, caps: Caps) -> Any:
 
 
 def elevation_of(job: DistillJob, photo_model: zero123.Zero123 | None, subject: Subject) -> float:
-    """What ``--elevation`` says, in degrees."""
+    """What ``--elevation`` says, in degrees.
+
+    Raises:
+        UsageError: it is neither degrees in range nor auto, or nobody can be asked.
+    """
     if job.elevation == "auto":
         if photo_model is None:
             raise UsageError("--elevation auto asks Zero-1-to-3, and only a text model judges; give degrees instead")
@@ -292,7 +304,11 @@ def judge(
 
 
 def drawn_views(photo_model: zero123.Zero123 | None, photo: Photo, recipe: Recipe, job: DistillJob) -> Views:
-    """Views that the model draws, as large in the picture as the photo's object, for the first steps to follow."""
+    """Views that the model draws, as large in the picture as the photo's object, for the first steps to follow.
+
+    Raises:
+        UsageError: no such model judges.
+    """
     if photo_model is None:
         raise UsageError("--follow needs views of Zero-1-to-3, and only a text model judges; add --weights")
     around = recipe.around
@@ -356,7 +372,11 @@ def two_stages(
 
 
 def fitted_to(mesh: trimesh.Trimesh, camera: Cameras, fill: float) -> trimesh.Trimesh:
-    """The mesh centred and scaled so that the camera sees its longer side span ``fill`` of the picture."""
+    """The mesh centred and scaled so that the camera sees its longer side span ``fill`` of the picture.
+
+    Raises:
+        InputError: the mesh has no faces.
+    """
     if not len(mesh.faces):
         raise InputError("the mesh has no faces, so there is nothing to paint; pass another")
     vertices = np.asarray(mesh.vertices, np.float64)

@@ -91,6 +91,7 @@ def evaluate_objects(objects: Path, output: Path, job: EvaluateJob, console: Con
         PartialFailure: a method failed on some case, or an object cannot be used; the report is written and names
             them.
         InputError: no object can be used.
+        UsageError: unknown methods or protocol, or options that cases decide already.
     """
     names = check_methods(job.methods)
     if job.cases is not None:

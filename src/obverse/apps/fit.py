@@ -65,7 +65,11 @@ class FitJob:
 
 
 def run(folder: Path, output: Path, job: FitJob, console: Console) -> None:
-    """Read the folder, fit, save, and say what came of it."""
+    """Read the folder, fit, save, and say what came of it.
+
+    Raises:
+        UsageError: options that exclude each other, or an asset that is there. InputError: the folder cannot be used.
+    """
     formats = check_formats(job.formats)
     check_height(job.height)
     if job.to not in WAYS:

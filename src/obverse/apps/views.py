@@ -133,7 +133,11 @@ def angles(
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """ "0,90" → [0.0, 90.0]."""
+    """ "0,90" → [0.0, 90.0].
+
+    Raises:
+        UsageError: it is not that.
+    """
     try:
         found = [float(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError:

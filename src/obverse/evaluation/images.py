@@ -29,6 +29,9 @@ def over(images: Tensor, background: Sequence[float] | float = 1.0) -> Tensor:
     """Images [..., H, W, 4] with straight alpha, over one sRGB-encoded colour → [..., H, W, 3].
 
     Compositing is done on the encoded values, as browsers and published evaluation code do.
+
+    Raises:
+        InputError: the images have no alpha.
     """
     if images.ndim < 3 or images.shape[-1] != 4:
         raise InputError(f"images are {list(images.shape)}, to composite them they must be [..., H, W, 4]; add alpha")

@@ -70,7 +70,11 @@ class Asked(NamedTuple):
 
 
 def ask(denoiser: Denoiser, question: Asked, cameras: Cameras, asking: Asking) -> Tensor:
-    """The guided noise prediction ε̂ [B, C, h, w], without gradients."""
+    """The guided noise prediction ε̂ [B, C, h, w], without gradients.
+
+    Raises:
+        UsageError: perpendicular guidance by a denoiser that knows no negative conditions.
+    """
     noisy, times, alphas = question.noisy, question.times, question.alphas
 
     def noise_of(answer: Tensor) -> Tensor:

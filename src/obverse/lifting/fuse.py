@@ -85,6 +85,9 @@ def back_project(views: Views, depths: Tensor) -> Points:
     """Every pixel that is object and has depth and normal → a point in the world.
 
     ``depths`` [V, H, W] run along each camera's +Z, in object units; pixels without surface are inf.
+
+    Raises:
+        InputError: no pixel is that.
     """
     parts: list[tuple[Tensor, ...]] = []
     for view in range(len(views)):
@@ -127,6 +130,9 @@ def vote(points: Points, views: Views, depths: Tensor) -> Points:
     A view agrees with a point if its own surface at the pixel lies within the tolerance; it sees through it if its
     surface lies farther back, or if it sees background there. Views that see another surface in front do not vote.
     ``depths`` are [V, H, W] along each camera's +Z.
+
+    Raises:
+        InputError: no point is left.
     """
     agree, through = torch.zeros(len(points.weights)), torch.zeros(len(points.weights))
     for view in range(len(views)):

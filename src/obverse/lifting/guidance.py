@@ -137,14 +137,14 @@ class Times:
         first, last = int(low * total), min(int(high * total), total - 1)
         if self.anneal == "linear":
             done = min(1.0, (moment.step + 1) / moment.steps)
-            return torch.full((count,), linear_time(done, first, last, total))
+            return torch.full((count,), linear_time(done, first=first, last=last, total=total))
         if self.anneal == "sqrt":
             share = (high - low) * (1 - math.sqrt(min(1.0, moment.step / moment.steps))) + low
             return torch.full((count,), min(int(share * total), total - 1))
         return torch.randint(first, max(first, last) + 1, (count,), generator=moment.generator)
 
 
-def linear_time(done: float, first: int = 20, last: int = 980, total: int = 1000) -> int:
+def linear_time(done: float, *, first: int = 20, last: int = 980, total: int = 1000) -> int:
     """DreamGaussian's time when a share ``done`` of the steps is behind: T (1 − done), within the ends."""
     return min(max(round((1 - done) * total), first), last)
 

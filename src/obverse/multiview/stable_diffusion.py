@@ -263,7 +263,11 @@ def load(
 
 
 def alphas_of(schedule: dict[str, Any]) -> Tensor:
-    """The scheduler's configuration → alphas_cumprod [T]."""
+    """The scheduler's configuration → alphas_cumprod [T].
+
+    Raises:
+        WeightsError: it names another schedule of betas than the two that are known.
+    """
     low, high = float(schedule.get("beta_start", 0.00085)), float(schedule.get("beta_end", 0.012))
     count, kind = int(schedule.get("num_train_timesteps", 1000)), schedule.get("beta_schedule", "scaled_linear")
     if kind == "scaled_linear":

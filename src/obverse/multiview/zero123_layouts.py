@@ -328,6 +328,7 @@ def family_for(asked: Family | None, found: Found, source: str | Path) -> tuple[
 
     Raises:
         WeightsError: nothing tells it, or what was asked for contradicts the file.
+        UsageError: the family asked for is none.
     """
     if asked is not None and asked not in get_args(Family):
         raise UsageError(f"family is {asked!r}, it must be one of {', '.join(get_args(Family))}")

@@ -109,6 +109,9 @@ def render_mesh(
 
     Returns:
         [V, H, W, 4] float32 0–1, sRGB-encoded; the fourth channel is the share of each pixel that is covered.
+
+    Raises:
+        UsageError: unknown shading, or supersample out of range. InputError: faces that name no vertex.
     """
     if shading not in SHADINGS:
         raise UsageError(f"shading {shading!r} is not known; choose one of {', '.join(SHADINGS)}")

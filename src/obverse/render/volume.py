@@ -206,6 +206,9 @@ def camera_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
     """Rays through the pixels' centres: origins and directions, both [..., H, W, 3] in the world frame.
 
     Directions have length 1 along the camera's +Z, so that origin + t · direction has depth t.
+
+    Raises:
+        InputError: intrinsics that cannot be inverted.
     """
     like = cameras.world_to_camera
     u = torch.arange(cameras.width, device=like.device, dtype=like.dtype) + 0.5

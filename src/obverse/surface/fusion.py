@@ -93,6 +93,9 @@ def depth_fusion(
 
     Returns:
         A field of kind "sdf", cut off at 4 % of the grid's longest side; lowest where no camera looks.
+
+    Raises:
+        InputError: no camera sees any surface.
     """
     distance, weight = np.zeros(shape, F), np.zeros(shape, F)
     colors, seen = np.zeros((*shape, 3), F), np.zeros(shape, F)

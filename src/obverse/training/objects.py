@@ -98,7 +98,11 @@ def load_object(path: str | Path) -> trimesh.Trimesh:
 
 
 def normalised(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """A copy with the box of its used vertices centred at the origin and longest side 1; faces with NaN are dropped."""
+    """A copy with the box of its used vertices centred at the origin and longest side 1; faces with NaN are dropped.
+
+    Raises:
+        InputError: nothing is left, or it is a single point.
+    """
     points, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces)
     faces = faces[np.isfinite(points[faces]).all((1, 2))] if len(faces) else faces
     if not len(faces):
