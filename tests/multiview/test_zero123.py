@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -491,3 +492,32 @@ def test_nothing_is_allocated_on_the_meta_device():
         assert {p.device.type for p in z.build(TINY).parameters()} == {"meta"}
     assert {p.device.type for p in z.build(TINY, device="meta").parameters()} == {"meta"}
     assert all(torch.isfinite(p).all() for p in z.build(TINY).parameters())
+
+
+def test_a_velocity_is_turned_into_the_noise_that_it_holds():
+    drawn = torch.Generator().manual_seed(0)
+    noise, clean = torch.randn(2, 4, 16, 16, generator=drawn), torch.randn(2, 4, 16, 16, generator=drawn)
+    times = torch.tensor([0, 700])
+    share = z.alphas_cumprod()[times][:, None, None, None]
+    noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+    velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+    assert torch.allclose(
+        z.build(replace(TINY, prediction="v_prediction")).as_noise(velocity, noisy, times), noise, atol=1e-5
+    )
+    assert z.build(TINY).as_noise(velocity, noisy, times) is velocity
+
+
+def test_both_halves_of_a_network_that_says_velocities_are_noise():
+    said, plain = z.build(replace(TINY, prediction="v_prediction"), seed=1), z.build(TINY, seed=1)
+    noisy, times = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2)), torch.tensor([900])
+    condition = z.Condition(torch.ones(1, 1, 16), torch.ones(1, 4, 16, 16))
+    pose = torch.zeros(1, 4)
+    for mine, velocity in zip(
+        said.noise(noisy, times, condition, pose), plain.noise(noisy, times, condition, pose), strict=True
+    ):
+        assert torch.allclose(mine, plain_noise(velocity, noisy, 900), atol=1e-5)
+
+
+def plain_noise(velocity, noisy, time):
+    share = float(z.alphas_cumprod()[time])
+    return math.sqrt(share) * velocity + math.sqrt(1 - share) * noisy

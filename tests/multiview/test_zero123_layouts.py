@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -257,6 +258,18 @@ def test_sizes_that_cannot_be_meant_are_refused():
         layouts.sizes_from({"channels": [8, -1]}, z.Sizes)
     with pytest.raises(WeightsError, match="cannot be meant"):
         layouts.sizes_from({"depth": 3}, z.Sizes)
+    with pytest.raises(WeightsError, match="cannot be meant"):
+        layouts.sizes_from({"prediction": "sample"}, z.Sizes)
+
+
+def test_what_the_unet_predicts_is_kept_and_told_to_diffusers(model, tmp_path):
+    other = z.build(replace(model.sizes, prediction="v_prediction"), seed=0)
+    for kept, said in ((model, "epsilon"), (other, "v_prediction")):
+        folder = z.save(kept, tmp_path / said)
+        schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        assert schedule["prediction_type"] == said
+        assert z.load(folder).sizes.prediction == said
+        assert z.load(z.save_checkpoint(kept, tmp_path / f"{said}.safetensors")).sizes.prediction == said
 
 
 def test_the_published_weights_are_listed_with_files_that_are_looked_for():
