@@ -1,23 +1,23 @@
 """Zero-1-to-3 at its published size, ours beside the community pipeline of diffusers, on the same drawn weights.
 
-    python benchmarks/zero123.py --weights FILE [--pipeline pipeline_zero1to3.py] [--steps 3] [--cameras 2]
+    python benchmarks/zero123.py --weights FILE [--pipeline pipeline_zero1to3.py] [--steps 3] [--cameras 1,2,4]
     python benchmarks/zero123.py --weights FILE --count
 
 The published weights are not needed: FILE is written if it does not exist (2.5 GB, bfloat16), every tensor drawn from
 a seed, so that all the work is done. Each precision is a process of its own. Printed are the seconds of each stage, the
-peak resident memory and, if the pipeline's file is given, the seconds of both for the same views and the largest
-difference between their images; with --count, the operations of each network.
+peak resident memory and, if the pipeline's file is given, the seconds of both for the same views (all of them in one
+call) and the largest difference between their images; with --count, the operations of each network.
 
 The pipeline is the file examples/community/pipeline_zero1to3.py of huggingface/diffusers, run as it is but for its
 imports: kornia's resize and normalise are replaced by the torch calls they make, and a class that transformers renamed
-is given its old name. It gets our networks, so that weights are not held twice, and a scheduler that ours gets too.
+is given its old name. It gets our networks with the attention of diffusers, so that weights are not held twice, and a
+scheduler that ours gets too. Both have drawn a view of two steps before they are timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import resource
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 
@@ -33,31 +34,27 @@ def main() -> None:
     options.add_argument("--weights", type=Path, required=True, help="written if it does not exist")
     options.add_argument("--pipeline", type=Path, help="pipeline_zero1to3.py of diffusers")
     options.add_argument("--steps", type=int, default=3)
-    options.add_argument("--cameras", type=int, default=2)
+    options.add_argument("--cameras", default="1,2", help="numbers of views in one call")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--precisions", default="bfloat16,float32")
+    options.add_argument("--stages", action="store_true", help="what a view is made of, and no views")
     options.add_argument("--count", action="store_true", help="only the multiply-adds, on the meta device")
     options.add_argument("--one", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.one:
-        print(json.dumps(measure(given, given.one)))
+        measure(given, given.one)
         return
     if given.count:
         print("\n".join(f"{name:<40} {value:8.1f} GFLOP" for name, value in counted().items()))
         return
     if not given.weights.exists():
         write_weights(given.weights)
-    print(f"{platform.processor() or platform.machine()}, {given.threads} threads, {given.cameras} cameras, ", end="")
-    print(f"{given.steps} steps, guidance 3")
+    print(f"{platform.processor() or platform.machine()}, {given.threads} threads, {given.steps} steps, guidance 3")
     for precision in given.precisions.split(","):
         environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
         command = [sys.executable, __file__, *sys.argv[1:], "--one", precision]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        print(precision)
-        for name, value in json.loads(done.stdout.splitlines()[-1]).items():
-            print(f"  {name:<52} {value:10.4g}")
+        print(precision, flush=True)
+        subprocess.run(command, env=environment, check=True)
 
 
 def write_weights(path: Path) -> None:
@@ -98,8 +95,24 @@ def counted() -> dict[str, float]:
     return found
 
 
-def measure(given: argparse.Namespace, precision: str) -> dict[str, float]:
-    """One precision: stages, whole views, and the pipeline's."""
+def say(name: str, value: float) -> None:
+    print(f"  {name:<62} {value:10.4g}", flush=True)
+
+
+def timed(name: str, run):
+    """The result of a call, whose seconds are printed."""
+    began = time.perf_counter()
+    result = run()
+    say(f"{name}, s", time.perf_counter() - began)
+    return result
+
+
+def memory() -> None:
+    say("peak resident memory so far, GB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def measure(given: argparse.Namespace, precision: str) -> None:
+    """One precision: stages, or whole views beside the pipeline's."""
     import torch
     from diffusers import DDIMScheduler
 
@@ -107,41 +120,68 @@ def measure(given: argparse.Namespace, precision: str) -> dict[str, float]:
     from obverse.multiview.sampling import BETAS, SCHEDULERS
 
     torch.set_num_threads(given.threads)
-    found: dict[str, float] = {}
-
-    def timed(name: str, run):
-        began = time.perf_counter()
-        result = run()
-        found[name] = time.perf_counter() - began
-        return result
-
-    model = timed(
-        "loading, s",
-        lambda: zero123.load(given.weights, family="zero123", dtype=getattr(torch, precision)),
-    )
+    dtype = getattr(torch, precision)
+    model = timed("loading", lambda: zero123.load(given.weights, family="zero123", dtype=dtype))
     photo = picture()
-    cameras = zero123.orbit_cameras([360 * i / given.cameras for i in range(given.cameras)], 0)
-    with torch.no_grad():
-        condition = timed("encoding the photo, s", lambda: model.condition(photo))
-        pose = zero123.pose_embedding(cameras, source_elevation_deg=0)
-        noisy, late = torch.randn(len(pose), 4, 32, 32), torch.full((len(pose),), 500)
-        model.noise(noisy[:1], late[:1], condition, pose[:1])  # primitives are made at the first call
-        timed("one view's noise with guidance, fused, s", lambda: model.noise(noisy[:1], late[:1], condition, pose[:1]))
-        timed(
-            "the same without guidance, s",
-            lambda: model.noise(noisy[:1], late[:1], condition, pose[:1], conditional_only=True),
-        )
-        timed("decoding one view, s", lambda: model.decode(noisy[:1] * zero123.LATENT_SCALE))
+    if given.stages:
+        stages(model, photo)
+        memory()
+        return
     scheduler = DDIMScheduler(**BETAS, **SCHEDULERS["ddim"][1])
-    how = {"steps": given.steps, "eta": 0.0, "scheduler": scheduler, "source_elevation_deg": 0.0}
-    views = timed("obverse: views, s", lambda: model.views(photo, cameras, seed=0, **how).images)
-    found["peak resident memory, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    found["spread of the images' values"] = float(views.std())
+    how = {"eta": 0.0, "scheduler": scheduler, "source_elevation_deg": 0.0}
+    first = zero123.orbit_cameras([0.0], 0)
+    timed("a first view of two steps", lambda: model.views(photo, first, seed=0, steps=2, **how))
+    memory()
     if given.pipeline:
-        theirs = timed("community pipeline: views, s", lambda: community(given, model, photo, cameras, scheduler))
-        timed("obverse: the same views again, s", lambda: model.views(photo, cameras, seed=0, **how))
-        found["largest difference of the images"] = float((views - theirs).abs().max())
-    return found
+        warm = partial(community, given.pipeline, model, photo, first, scheduler, 2)
+        timed("a first view of two steps, community pipeline", warm)
+    for count in map(int, given.cameras.split(",")):
+        cameras = zero123.orbit_cameras([360 * i / count for i in range(count)], 0)
+        began = time.perf_counter()
+        views = model.views(photo, cameras, seed=0, steps=given.steps, **how).images
+        ours = time.perf_counter() - began
+        say(f"{count} views, obverse, s", ours)
+        if given.pipeline:
+            began = time.perf_counter()
+            theirs = community(given.pipeline, model, photo, cameras, scheduler, given.steps)
+            say(f"{count} views, community pipeline, s", time.perf_counter() - began)
+            say("  ratio", (time.perf_counter() - began) / ours)
+            say("  largest difference of the images", float((views - theirs).abs().max()))
+            say("  spread of the images' values", float(views.std()))
+    memory()
+
+
+def stages(model, photo) -> None:
+    """Seconds of what a view is made of; every stage is called once before, for primitives are made then."""
+    import torch
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    from obverse.multiview import zero123
+    from obverse.multiview.attention import set_one_token
+    from obverse.multiview.packing import packed
+
+    pose = zero123.pose_embedding(zero123.orbit_cameras([0.0], 0), source_elevation_deg=0)
+    noisy, late = torch.randn(1, 4, 32, 32), torch.full((1,), 500)
+    with torch.no_grad():
+        model.condition(photo)
+        condition = timed("encoding the photo", lambda: model.condition(photo))
+
+        def step(**options):
+            return model.noise(noisy, late, condition, pose, **options)
+
+        model.unet.set_attn_processor(AttnProcessor2_0())
+        step()
+        timed("a step of one view with guidance, as diffusers does it", step)
+        set_one_token(model.unet)
+        timed("the same, cross-attention to one token left out", step)
+        with packed(model.unet, model.vae):
+            timed("its first with sorted weights, which sorts them", step)
+            timed("the same with sorted weights", step)
+            timed("the same without guidance", lambda: step(conditional_only=True))
+            model.decode(noisy * zero123.LATENT_SCALE)
+            timed("decoding one view", lambda: model.decode(noisy * zero123.LATENT_SCALE))
+        model.decode(noisy * zero123.LATENT_SCALE)
+        timed("decoding one view, ordinary weights", lambda: model.decode(noisy * zero123.LATENT_SCALE))
 
 
 def picture():
@@ -154,16 +194,18 @@ def picture():
     return torch.where(inside, color, 1.0)
 
 
-def community(given: argparse.Namespace, model, photo, cameras, scheduler):
+def community(path: Path, model, photo, cameras, scheduler, steps: int):
     """Views by the pipeline, which is given one picture and one pose for each view, and our first noise."""
     import copy
 
     import torch
+    from diffusers.models.attention_processor import AttnProcessor2_0
 
+    from obverse.multiview.attention import set_one_token
     from obverse.multiview.sampling import generators
     from obverse.multiview.zero123 import pose_embedding
 
-    module = upstream(given.pipeline)
+    module = upstream(path)
     projection = module.CCProjection()
     projection.projection = model.projection
     pipeline = module.Zero1to3StableDiffusionPipeline(
@@ -171,6 +213,7 @@ def community(given: argparse.Namespace, model, photo, cameras, scheduler):
         safety_checker=None, feature_extractor=None, cc_projection=projection, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
+    model.unet.set_attn_processor(AttnProcessor2_0())
     count = len(cameras)
     start = torch.cat([torch.randn(1, 4, 32, 32, generator=rng) for rng in generators(0, 0, range(count))])
     pictures = (photo * 2 - 1).permute(2, 0, 1)[None].expand(count, -1, -1, -1)
@@ -178,13 +221,14 @@ def community(given: argparse.Namespace, model, photo, cameras, scheduler):
         input_imgs=pictures.to(model.dtype),
         prompt_imgs=pictures.to(model.dtype),
         poses=pose_embedding(cameras, source_elevation_deg=0),
-        num_inference_steps=given.steps,
+        num_inference_steps=steps,
         guidance_scale=3.0,
         latents=start.to(model.dtype),
         height=256,
         width=256,
         output_type="np",
     ).images
+    set_one_token(model.unet)
     return torch.from_numpy(images)
 
 
@@ -192,6 +236,9 @@ def upstream(path: Path):
     """The pipeline's module, with what it imports and is not installed replaced."""
     import torch
     import transformers
+
+    if "pipeline_zero1to3" in sys.modules:
+        return sys.modules["pipeline_zero1to3"]
 
     def resize(x, size, interpolation, align_corners, antialias):
         return torch.nn.functional.interpolate(x, size, mode=interpolation, align_corners=align_corners)

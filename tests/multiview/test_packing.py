@@ -47,6 +47,19 @@ def test_sorted_weights_give_the_ordinary_answer(network, dtype, near):
     torch.testing.assert_close(fewer, plain[:1], atol=near, rtol=near)
 
 
+def test_norms_of_values_far_from_zero_lose_nothing_in_float32(network):
+    """A variance as the difference of two large squares would."""
+    possible(torch.float32)
+    network[0].bias += 50.0
+    with torch.no_grad():
+        exact = network.double()(PICTURE.double()).float()
+        network.float()
+        plain = network(PICTURE)
+        with packed(network):
+            found = network(PICTURE)
+    assert (found - exact).abs().max() <= 3 * (plain - exact).abs().max() > 0
+
+
 def test_afterwards_every_layer_is_as_it_was_also_after_an_error(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(RuntimeError), torch.no_grad(), packed(network):
