@@ -2,7 +2,8 @@
 
 A method is one short function here. It takes a Subject and returns a Reconstruction: a raw representation (a Field, or
 a mesh) in the world frame, the camera that explains the photo, and in plain words what it guessed. Everything after
-that, surface, texture, Gaussians and report, is shared, so methods differ only in what they claim to know.
+that, surface, texture, Gaussians and report, is shared (``finishing.py``), so methods differ only in what they claim to
+know.
 """
 
 from __future__ import annotations
