@@ -85,6 +85,22 @@ def test_colours_lie_where_they_were_predicted():
     assert front[0] > 0.95 and back[0] < 0.05
 
 
+def test_sides_take_no_colour_from_the_photos_last_pixels():
+    colors = grey()
+    colors[..., :4] = colors[..., 28:] = 1.0  # columns 3 to 28 are inside the disc, in its middle row
+    field = frustum_field(ball(), colors, disc(64), camera())
+    left, right = field.color(torch.tensor([[-0.469, 0.0, 0.0], [0.469, 0.0, 0.0]]))
+    assert float(left.max()) < 0.51 and float(right.max()) < 0.51
+
+
+def test_parts_two_columns_wide_keep_their_colour():
+    colors, photo = grey(), disc(64, 0.0)
+    photo[8:56, 30:34, 3] = 1.0
+    colors[0, :, :, 15:17] = 1.0
+    field = frustum_field(torch.full((32, 32, 32), 4.0), colors, photo, camera())
+    assert float(field.color(torch.tensor([[0.0, 0.1, 0.0]]))[0, 0]) > 0.95
+
+
 def test_an_elevated_camera_makes_the_object_stand_upright():
     flat = torch.full((32, 32, 32), -6.0)
     flat[14:18] = 6.0  # a slab square to the view from 30° above leans back

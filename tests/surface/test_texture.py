@@ -212,7 +212,7 @@ def test_the_spread_correction_solves_its_equation() -> None:
     rng = np.random.default_rng(0)
     mesh = trimesh.creation.icosphere(1, radius=0.5)
     faces = np.asarray(mesh.faces, np.int32)
-    matrix = texture._laplacian(np.asarray(mesh.vertices, np.float32), faces)
+    matrix = texture._laplacian(texture._links(np.asarray(mesh.vertices, np.float32), faces))
     assert np.abs(matrix.sum(1)).max() < 1e-9 and (matrix != matrix.T).nnz == 0
     assert np.linalg.eigvalsh(matrix.toarray()).min() > -1e-9
     matrix = (matrix + texture.sparse.diags(rng.uniform(0.1, 1, len(mesh.vertices)))).tocsr()
@@ -228,6 +228,30 @@ def test_a_constant_gap_known_everywhere_is_returned_almost_whole() -> None:
     third, gap = np.full((count, 3), 1 / 3, np.float32), np.full((count, 3), 0.2)
     spread = texture._correction(solid, np.arange(count), third, gap, solid.areas)
     assert spread == pytest.approx(0.2 / (1 + (texture.SMOOTHING / texture.DECAY) ** 2), rel=2e-3)
+
+
+def test_beside_the_photo_the_predictions_own_edge_does_not_show() -> None:
+    # photo and prediction agree where the photo is, above z = 0.1; below 0.085 the prediction is another colour
+    solid = texture._Solid.of(trimesh.creation.icosphere(5, radius=0.5), 40.0)
+    z = solid.vertices[:, 2]
+    guess = np.where(z[:, None] > 0.085, RED, BLUE).astype(np.float32)
+    face = np.flatnonzero(solid.centres[:, 2] > 0.1)
+    third, gap = np.full((len(face), 3), 1 / 3, np.float32), np.zeros((len(face), 3))
+    correction = texture._correction(solid, face, third, gap, solid.areas[face], guess=guess)
+    red = (guess + correction)[:, 0]
+    assert np.abs(correction[z > 0.13]).max() < 0.02  # the photo stays
+    assert red[(z > 0.03) & (z < 0.07)].mean() > (RED[0] + BLUE[0]) / 2  # behind the edge its colour goes on
+    assert red[z < -0.45].mean() < BLUE[0] + 0.15  # and fades towards the back
+
+
+def test_a_prediction_of_one_colour_needs_no_care_at_the_border() -> None:
+    solid = texture._Solid.of(ball(), 40.0)
+    face = np.flatnonzero(solid.centres[:, 2] > 0.1)
+    third, gap = np.full((len(face), 3), 1 / 3, np.float32), np.full((len(face), 3), 0.2)
+    flat = np.full((len(solid.vertices), 3), 0.4, np.float32)
+    plainly = texture._correction(solid, face, third, gap, solid.areas[face])
+    guided = texture._correction(solid, face, third, gap, solid.areas[face], guess=flat)
+    assert guided == pytest.approx(plainly, abs=1e-5)
 
 
 # The mesh

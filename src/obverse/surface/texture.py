@@ -3,7 +3,9 @@
 Where the photo sees the surface well, its pixels are kept as they are. Their difference to the prediction is spread
 over the rest of the surface by a screened Laplace equation and added to the prediction there, so that both colours
 agree where one gives way to the other and the prediction returns to itself with distance (the idea of Pérez et al.,
-"Poisson image editing", SIGGRAPH 2003, on a surface instead of an image).
+"Poisson image editing", SIGGRAPH 2003, on a surface instead of an image). Beside the photo the prediction's own
+changes of colour are left out: it turns from the front's colours to the side's within a pixel or two, and the border
+would show.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from .packing import doubled_areas
 GRAZING = (0.15, 0.40)  # cosine between normal and view: below the first the photo counts nothing, above the second all
 UNSEEN_DENSITY = 0.5  # the unseen side keeps at least this share of the seen side's texel density
 SMOOTHING = 0.01  # object units over which the difference between photo and prediction is averaged
-DECAY = 0.35  # object units in which the photo's correction of the prediction falls to 1/e
+DECAY = 0.25  # object units in which the photo's correction of the prediction falls to 1/e
+BORDER = 0.05  # object units from the photo at which the prediction's own changes of colour begin to count
 ROUGHNESS = 0.9
 _CHUNK = 1 << 17  # points per call of the predictor
 _SAMPLES = 60_000  # texels of the seen side at which photo and prediction are compared
@@ -383,7 +386,9 @@ def _color(texels: _Texels, solid: _Solid, predicted: Predictor, view: _View | N
     rows = np.concatenate([rest, full[::stride]])
     guess = _predict(predicted, texels.points[rows])
     area = texels.area[rows] * np.where(np.arange(len(rows)) < len(rest), 1.0, stride)
-    correction = _correction(solid, texels.face[rows], texels.weights[rows], color[rows] - guess, weight[rows] * area)
+    gap, mass = color[rows] - guess, weight[rows] * area
+    at_corners = _predict(predicted, solid.vertices) if len(lit) else None
+    correction = _correction(solid, texels.face[rows], texels.weights[rows], gap, mass, guess=at_corners)
     at_rest = _interpolate(correction, solid.faces, texels.face[rest], texels.weights[rest])
     mix = weight[rest, None]
     color[rest] = mix * color[rest] + (1 - mix) * (guess[: len(rest)] + at_rest)
@@ -410,15 +415,26 @@ def _predict(predicted: Predictor, points: np.ndarray) -> np.ndarray:
     return out
 
 
-def _correction(solid: _Solid, face: np.ndarray, weights: np.ndarray, gap: np.ndarray, mass: np.ndarray) -> np.ndarray:
+def _correction(
+    solid: _Solid,
+    face: np.ndarray,
+    weights: np.ndarray,
+    gap: np.ndarray,
+    mass: np.ndarray,
+    *,
+    guess: np.ndarray | None = None,
+) -> np.ndarray:
     """Spread the gap between photo and prediction, known at samples, over all vertices → [n, 3].
 
-    Minimises ∫ |∇c|² + c² / DECAY² + w (c − gap)² / SMOOTHING² over the surface, c being linear on faces.
+    Minimises ∫ |∇c + s ∇g|² + c² / DECAY² + w (c − gap)² / SMOOTHING² over the surface, c being linear on faces, g the
+    prediction, and s how near the photo is: what s itself minimises in ∫ |∇s|² + s² / BORDER² + w (s − 1)² /
+    SMOOTHING², close to exp(−distance / BORDER).
 
     Args:
         face, weights: samples' faces [N] and barycentric coordinates [N, 3].
         gap: photo − prediction [N, 3]; ignored where ``mass`` is 0.
         mass: photo's weight times the area a sample stands for [N].
+        guess: the prediction at the vertices [n, 3]; None if it has one colour.
     """
     count, faces = len(solid.vertices), solid.faces
     use = np.flatnonzero(mass > 0)
@@ -429,20 +445,31 @@ def _correction(solid: _Solid, face: np.ndarray, weights: np.ndarray, gap: np.nd
     data = np.bincount(corner, share, count)
     values = np.repeat(gap[use], 3, axis=0)
     target = np.stack([np.bincount(corner, share * values[:, k], count) for k in range(3)], axis=1)
-    screen = np.bincount(faces.ravel(), np.repeat(solid.areas / 3, 3), count) / DECAY**2
-    laplacian = _laplacian(solid.vertices, faces)
-    matrix = (laplacian + sparse.diags(data + screen + 1e-9)).tocsr()
+    area = np.bincount(faces.ravel(), np.repeat(solid.areas / 3, 3), count)
+    links = _links(solid.vertices, faces)
+    laplacian = _laplacian(links)
+    if guess is not None:
+        matrix = (laplacian + sparse.diags(data + area / BORDER**2 + 1e-9)).tocsr()
+        near = np.clip(_solve(matrix, data[:, None])[:, 0], 0, 1)
+        links = links.tocoo()
+        links.data = links.data * (near[links.row] + near[links.col]) / 2
+        target -= _laplacian(links.tocsr()) @ guess
+    matrix = (laplacian + sparse.diags(data + area / DECAY**2 + 1e-9)).tocsr()
     return _solve(matrix, target).astype(np.float32)
 
 
-def _laplacian(vertices: np.ndarray, faces: np.ndarray) -> sparse.csr_matrix:
-    """Cotangent Laplacian [n, n], positive semi-definite; cotangents are clamped so that slivers stay harmless."""
+def _links(vertices: np.ndarray, faces: np.ndarray) -> sparse.csr_matrix:
+    """Cotangent weight of each edge [n, n], symmetric; cotangents are clamped so that slivers stay harmless."""
     cot = 0.5 / np.tan(np.clip(_angles(vertices, faces), 0.1, np.pi / 2 - 0.05))
     i, j = np.roll(faces, -1, axis=1).ravel(), np.roll(faces, -2, axis=1).ravel()  # the edge opposite each corner
     count = len(vertices)
-    off = sparse.coo_matrix((cot.ravel(), (i, j)), (count, count)).tocsr()
-    off = off + off.T
-    return sparse.diags(np.asarray(off.sum(1)).ravel()) - off
+    half = sparse.coo_matrix((cot.ravel(), (i, j)), (count, count)).tocsr()
+    return half + half.T
+
+
+def _laplacian(links: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Laplacian of weighted edges [n, n], positive semi-definite: what it makes of a constant is 0."""
+    return sparse.diags(np.asarray(links.sum(1)).ravel()) - links
 
 
 def _solve(matrix: sparse.csr_matrix, target: np.ndarray, *, tolerance: float = 2e-3, steps: int = 400) -> np.ndarray:
