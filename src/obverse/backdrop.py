@@ -187,7 +187,7 @@ class _Match:
 
 def _compare(rgb: FloatArray, field: FloatArray) -> _Match:
     ones = np.ones(3, np.float32)
-    factor = ((rgb * field) @ ones) / np.maximum((field * field) @ ones, np.float32(1e-4))
+    factor = np.asarray(((rgb * field) @ ones) / np.maximum((field * field) @ ones, np.float32(1e-4)), np.float32)
     return _Match(distance(rgb, field), distance(rgb, field * factor[..., None]), factor)
 
 

@@ -258,7 +258,7 @@ def _mean_nearby(values: NDArray[np.float32], where: Mask) -> tuple[NDArray[np.f
     weight = where.astype(np.float32)
     share = np.asarray(cv2.blur(weight, (9, 9)), np.float32)
     total = np.asarray(cv2.blur(values * weight[..., None], (9, 9)), np.float32)
-    return total / np.maximum(share, np.float32(1e-6))[..., None], share
+    return np.asarray(total / np.maximum(share, np.float32(1e-6))[..., None], np.float32), share
 
 
 def outline_lost(overlap: float) -> Check | None:

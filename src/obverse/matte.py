@@ -279,7 +279,7 @@ def local_mean(rgb: FloatArray, where: BoolArray, size: int) -> tuple[FloatArray
     weight = where.astype(np.float32)
     share = np.asarray(cv2.blur(weight, (size, size), borderType=cv2.BORDER_REPLICATE), np.float32)
     total = np.asarray(cv2.blur(rgb * weight[..., None], (size, size), borderType=cv2.BORDER_REPLICATE), np.float32)
-    return total / np.maximum(share, np.float32(1e-6))[..., None], share
+    return np.asarray(total / np.maximum(share, np.float32(1e-6))[..., None], np.float32), share
 
 
 # ------------------------------------------------------------------------------------------------- shared

@@ -9,6 +9,7 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -261,7 +262,8 @@ def ply_bytes(elements: Mapping[str, np.ndarray | tuple[Iterable[str], np.ndarra
         if isinstance(content, tuple):
             names, values = content
             lines += [f"element {name} {len(values)}", *(f"property float {key}" for key in names)]
-            bodies.append(memoryview(np.ascontiguousarray(values, dtype="<f4")).cast("B"))  # type: ignore[arg-type]
+            held: Any = np.ascontiguousarray(values, dtype="<f4")  # a buffer to some versions of the type stubs only
+            bodies.append(memoryview(held).cast("B"))
             continue
         lines.append(f"element {name} {len(content)}")
         record: list[tuple] = []

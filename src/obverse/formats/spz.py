@@ -98,7 +98,7 @@ def parse_spz(data: bytes) -> SplatArrays:
         raise InputError(f"the file starts with {bytes(data[:4])!r}, an SPZ with gzip's mark or 'NGSP'; it is neither")
     positions, alphas, colors, scales, rotations, harmonics = streams
     rest = _COEFFICIENTS[degree]
-    sh = np.frombuffer(colors, np.uint8).reshape(count, 1, 3).astype(np.float32)
+    sh: np.ndarray = np.frombuffer(colors, np.uint8).reshape(count, 1, 3).astype(np.float32)
     sh = (sh / 255 - np.float32(0.5)) / np.float32(_COLOR_SCALE)
     if rest > 15:
         warnings.warn("the .spz has spherical harmonics of degree 4; degrees 0 to 3 are kept", stacklevel=4)
