@@ -33,8 +33,8 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     if size < FRESH:
         return block[:size].view(dtype).reshape(shape)
     # Through a memoryview, so that arrays made of it keep it alive and not only the block itself.
-    held: Any = memoryview(block)[:size]  # a buffer to some versions of the type stubs only
-    lease = np.frombuffer(held, dtype)
+    held: Any = block  # an array is a buffer to some versions of the type stubs only
+    lease = np.frombuffer(memoryview(held)[:size], dtype)
     weakref.finalize(lease, _free.append, block).atexit = False
     return lease.reshape(shape)
 
