@@ -109,6 +109,14 @@ def test_a_block_within_a_block_neither_packs_nor_releases(network):
     assert quick(network) == []
 
 
+def test_a_few_calls_are_not_worth_the_sorting(network):
+    possible(torch.float32)
+    with packed(network, calls=packing.FEWEST - 1):
+        assert quick(network) == []
+    with packed(network, calls=packing.FEWEST):
+        assert quick(network) != []
+
+
 def test_hooks_are_called_around_sorted_layers(network):
     network[0].register_forward_hook(lambda module, given, out: out + 1)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -360,6 +361,13 @@ def test_views_depend_on_the_seed_and_not_on_how_they_are_batched(tiny):
     alone = drawn(tiny, z.orbit_cameras(0, 0, size=32))
     torch.testing.assert_close(alone[0], views[0], atol=1e-4, rtol=0)
     assert (views - drawn(tiny, seed=6)).abs().max() > 0.01
+
+
+def test_sorted_weights_draw_the_same_views_and_are_gone_afterwards(tiny, monkeypatch):
+    made = drawn(tiny, steps=9)
+    assert not any("forward" in vars(module) for module in tiny.modules())
+    monkeypatch.setattr(z, "packed", lambda *_, **__: nullcontext())
+    torch.testing.assert_close(drawn(tiny, steps=9), made, atol=1e-4, rtol=0)
 
 
 def test_pose_changes_a_view_but_not_what_is_predicted_without_the_condition(tiny):

@@ -7,7 +7,8 @@ the same network trained on Objaverse-XL (arXiv 2307.05663); in Stable Zero123 t
     model = load("zero123-xl.ckpt")                # or a folder, or a Hub id
     views = model.views(read_photo("chair.jpg"), orbit_cameras([0, 90, 180, 270]), seed=0)
 
-Angles and pictures are converted in ``zero123_inputs``, file layouts in ``zero123_layouts``.
+Sizes and networks stand in ``zero123_networks``; angles and pictures are converted in ``zero123_inputs``, file layouts
+in ``zero123_layouts``.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cameras import Cameras, Views
-from ..errors import InputError, UsageError, need
+from ..errors import InputError, UsageError
 from ..photo import Subject
 from ..weights import load_strict
 from . import zero123_layouts as layouts
+from . import zero123_networks as networks
 from .agreement import ELEVATIONS, Elevation, agreement, best_elevation
-from .attention import set_one_token
 from .packing import packed
 from .sampling import Sampling, denoise, generators, scheduler_for
 from .zero123_inputs import (
@@ -46,6 +46,7 @@ from .zero123_inputs import (
     spherical,
     surround,
 )
+from .zero123_networks import LATENT_SCALE, PUBLISHED, Sizes, alphas_cumprod
 
 __all__ = [
     "PUBLISHED", "Condition", "ConditionedDenoiser", "Family", "Sampling", "Sizes", "Zero123", "as_published", "build",
@@ -53,8 +54,6 @@ __all__ = [
     "surround",
 ]  # fmt: skip
 
-LATENT_SCALE = 0.18215  # of latents that are diffused; the conditioning latents are not scaled
-STEPS, BETA_START, BETA_END = 1000, 0.00085, 0.0120
 PROBES = (
     (60, 0),
     (-60, 0),
@@ -64,35 +63,6 @@ PROBES = (
 PROBE_STEPS = 25
 
 LOG = logging.getLogger("obverse")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the four networks; the defaults are the published ones, 1,250 million parameters."""
-
-    size: int = 256  # side of the pictures
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # of the UNet, by level; all levels but the last have attention
-    layers: int = 2  # residual blocks a level
-    heads: int = 8
-    vae_channels: tuple[int, ...] = (128, 256, 512, 512)
-    vae_layers: int = 2
-    groups: int = 32  # of the norms of UNet and VAE
-    embedding: int = 768  # of a picture, and width of the UNet's context
-    clip_size: int = 224
-    clip_patch: int = 14
-    clip_width: int = 1024
-    clip_hidden: int = 4096
-    clip_layers: int = 24
-    clip_heads: int = 16
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"  # what the UNet says: the noise, or the velocity
-
-    @property
-    def latent_size(self) -> int:
-        """Side of the latents of a picture."""
-        return self.size // 2 ** (len(self.vae_channels) - 1)
-
-
-PUBLISHED = Sizes()
 
 
 @dataclass(frozen=True)
@@ -119,9 +89,9 @@ class Zero123(nn.Module):
     def __init__(self, sizes: Sizes, family: Family) -> None:
         super().__init__()
         self.sizes, self.family = sizes, family
-        self.unet: Any = _unet(sizes)
-        self.vae: Any = _vae(sizes)
-        self.image_encoder: Any = _image_encoder(sizes)
+        self.unet: Any = networks.unet(sizes)
+        self.vae: Any = networks.vae(sizes)
+        self.image_encoder: Any = networks.image_encoder(sizes)
         self.projection = nn.Linear(sizes.embedding + 4, sizes.embedding)
         self.alphas_cumprod = alphas_cumprod()
         self.loaded = ""  # what the weights are, in words
@@ -195,14 +165,14 @@ class Zero123(nn.Module):
         count = len(noisy)
         context = self.context(condition.embedding.expand(count, -1, -1), pose)
         latents = condition.latents.expand(count, -1, -1, -1)
-        sample, times = noisy.to(self.device, self.dtype), timesteps.to(self.device)
+        sample, times = noisy.to(self.device).float(), timesteps.to(self.device)
         if not conditional_only:
             context = torch.cat([torch.zeros_like(context), context])
             latents = torch.cat([torch.zeros_like(latents), latents])
             sample, times = torch.cat([sample, sample]), torch.cat([times, times])
-        stacked = torch.cat([sample, latents.to(self.dtype)], dim=1)
+        stacked = torch.cat([sample, latents], dim=1).to(self.dtype)
         predicted = self.unet(stacked, times, encoder_hidden_states=context).sample.float()
-        predicted = self.as_noise(predicted, sample.float(), times)
+        predicted = self.as_noise(predicted, sample, times)
         return (None, predicted) if conditional_only else (predicted[:count], predicted[count:])
 
     def as_noise(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -403,7 +373,7 @@ def _denoised(model: Zero123, seen: Seen, cameras: Cameras, rngs: list[torch.Gen
 
     side = model.sizes.latent_size
     scheduler = scheduler_for(how, model.alphas_cumprod)
-    with packed(model.unet, model.vae):
+    with packed(model.vae), packed(model.unet, calls=len(scheduler.timesteps) * len(parts)):
         latents = denoise(predict, (4, side, side), scheduler, rngs, how)
         return torch.cat([model.decode(latents[part].to(model.device)).cpu() for part in parts])
 
@@ -548,64 +518,3 @@ def save_checkpoint(model: Zero123, path: str | Path) -> Path:
         OutputError: it cannot be written.
     """
     return layouts.write_original(model, Path(path))
-
-
-def _unet(sizes: Sizes) -> nn.Module:
-    """The denoiser: noisy latent in channels 0–3, the picture's in 4–7."""
-    diffusers = need("diffusers", extra="diffusion", purpose="Zero-1-to-3")
-    rest = len(sizes.channels) - 1
-    network: nn.Module = diffusers.UNet2DConditionModel(
-        sample_size=sizes.latent_size,
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=sizes.channels,
-        layers_per_block=sizes.layers,
-        down_block_types=("CrossAttnDownBlock2D",) * rest + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * rest,
-        cross_attention_dim=sizes.embedding,
-        attention_head_dim=sizes.heads,  # the number of heads, whatever its name says
-        norm_num_groups=sizes.groups,
-    )
-    set_one_token(network)
-    return network
-
-
-def _vae(sizes: Sizes) -> nn.Module:
-    """The autoencoder of Stable Diffusion 1."""
-    diffusers = need("diffusers", extra="diffusion", purpose="Zero-1-to-3")
-    levels = len(sizes.vae_channels)
-    network: nn.Module = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=sizes.vae_channels,
-        layers_per_block=sizes.vae_layers,
-        latent_channels=4,
-        norm_num_groups=sizes.groups,
-        sample_size=sizes.size,
-        scaling_factor=LATENT_SCALE,
-    )
-    return network
-
-
-def _image_encoder(sizes: Sizes) -> nn.Module:
-    """OpenAI's CLIP vision tower, ViT-L/14."""
-    transformers = need("transformers", extra="diffusion", purpose="the image encoder CLIP")
-    config = transformers.CLIPVisionConfig(
-        hidden_size=sizes.clip_width,
-        intermediate_size=sizes.clip_hidden,
-        num_hidden_layers=sizes.clip_layers,
-        num_attention_heads=sizes.clip_heads,
-        image_size=sizes.clip_size,
-        patch_size=sizes.clip_patch,
-        projection_dim=sizes.embedding,
-        hidden_act="quick_gelu",
-        layer_norm_eps=1e-5,
-    )
-    network: nn.Module = transformers.CLIPVisionModelWithProjection(config)
-    return network
-
-
-def alphas_cumprod() -> Tensor:
-    """The published schedule, [1000] float32; never read from a file, some hold other betas."""
-    betas = np.linspace(math.sqrt(BETA_START), math.sqrt(BETA_END), STEPS) ** 2
-    return torch.tensor(np.cumprod(1 - betas).astype(np.float32), device="cpu")
