@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 from llvmlite import ir
@@ -23,7 +23,6 @@ from numba.core import cgutils
 
 numba_config: Any = numba.config
 intrinsic: Any = extending.intrinsic
-F = TypeVar("F", bound=Callable[..., Any])
 
 if not {"NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY"} & set(os.environ):
     numba_config.THREADING_LAYER = "workqueue"
@@ -33,15 +32,17 @@ _lock = threading.RLock()
 _announced = False
 
 
-def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[F], F]:
+def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function to be compiled by Numba on first use and kept on disk for later processes.
+
+    What comes back takes any scalars: NumPy's are no float or int to type checkers, and are to a kernel.
 
     Args:
         parallel: the function contains ``prange`` loops. Such a kernel is called from Python only.
         fastmath: let the compiler reorder arithmetic; inputs must be finite.
     """
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Any = numba.njit(cache=True, nogil=True, parallel=parallel, fastmath=fastmath)(function)
         if not parallel:
             return compiled
@@ -53,7 +54,7 @@ def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[F], F
                 return compiled(*args)
 
         call.dispatcher = compiled  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate
 

@@ -42,7 +42,7 @@ def tapered(
     far = np.minimum(FAR * scale, 0.5 * width).clip(2e-3)
     thickness = np.empty_like(outline)
     _thickness(values, thickness)
-    inner, power = _read_off(thickness, outline, near, far, CALM * scale)
+    inner, power = _read_off(thickness, outline, near, far, float(CALM * scale))
     round_parts = ((THICK * scale - width) / ((THICK - THIN) * scale)).clip(0, 1)
     power = np.maximum(power, 0.5 * round_parts)
     wanted = inner * (outline.clip(0, None) / near) ** power

@@ -264,7 +264,7 @@ def _verdict(counts: np.ndarray, cameras: np.ndarray, x: float, y: float, z: flo
 
 
 @kernel()
-def _least(alpha: np.ndarray, cameras: np.ndarray, x: float, y: float, z: float) -> float:
+def _least(alpha: np.ndarray, cameras: np.ndarray, x: float, y: float, z: float) -> np.float32:
     """The least coverage of a point over the views that have it in their picture; 0 if none has."""
     views, height, width = alpha.shape
     least, met = F(1), False

@@ -142,8 +142,8 @@ def bilinear(texels: np.ndarray, levels: np.ndarray, level: int, u: float, v: fl
     x1, y1 = x0 + 1, y0 + 1
     x0 = width - 1 if x0 < 0 else x0
     y0 = height - 1 if y0 < 0 else y0
-    x1 = 0 if x1 >= width else x1
-    y1 = 0 if y1 >= height else y1
+    x1 = np.int32(0) if x1 >= width else x1
+    y1 = np.int32(0) if y1 >= height else y1
     i00, i01 = first + y0 * width + x0, first + y0 * width + x1
     i10, i11 = first + y1 * width + x0, first + y1 * width + x1
     w11 = ax * ay
@@ -157,7 +157,9 @@ def bilinear(texels: np.ndarray, levels: np.ndarray, level: int, u: float, v: fl
 
 
 @kernel()
-def sample(texels: np.ndarray, levels: np.ndarray, u: float, v: float, footprint: float) -> tuple[float, float, float]:
+def sample(
+    texels: np.ndarray, levels: np.ndarray, u: float, v: float, footprint: np.float32
+) -> tuple[float, float, float]:
     """Colour 0–1 at (u, v) averaged over ``footprint`` texels of the full image, by blending two levels.
 
     Texels [T, 4] and levels [L, 3] are those of a ``Texture``. Between powers of two the blend is linear in the

@@ -326,7 +326,9 @@ def _fill(
 
 
 @kernel()
-def _footprint(record: np.ndarray, bary: np.ndarray, uv: np.ndarray, px: float, py: float, w: int, h: int) -> float:
+def _footprint(
+    record: np.ndarray, bary: np.ndarray, uv: np.ndarray, px: float, py: float, w: int, h: int
+) -> np.float32:
     """Texels per pixel: geometric mean of the two axes of a pixel's image in the texture, at least a quarter of the
     longer one, which keeps oblique surfaces sharp and still stops their shimmer.
 

@@ -126,7 +126,7 @@ def _photograph(shape: Shape, rng: np.random.Generator, tumble: float) -> tuple[
     frustum = np.stack([2 * u / z / PHOTO - 1, 2 * v / z / PHOTO - 1, (z - middle) / half], -1)
     colors = np.rint(255 * encode_srgb(np.clip(lit, 0, 1))).astype(np.uint8)
     pixels = np.rint(255 * rgba).astype(np.uint8)
-    return pixels, occupancy, frustum.astype(np.float16), colors, np.float32(np.nan if tumbled else elevation)
+    return pixels, occupancy, frustum.astype(np.float16), colors, np.asarray(np.nan if tumbled else elevation, F)
 
 
 def _camera(
