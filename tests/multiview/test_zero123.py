@@ -363,11 +363,12 @@ def test_views_depend_on_the_seed_and_not_on_how_they_are_batched(tiny):
     assert (views - drawn(tiny, seed=6)).abs().max() > 0.01
 
 
-def test_sorted_weights_draw_the_same_views_and_are_gone_afterwards(tiny, monkeypatch):
-    made = drawn(tiny, steps=9)
-    assert not any("forward" in vars(module) for module in tiny.modules())
+def test_sorted_weights_draw_the_same_views_and_are_gone_afterwards(monkeypatch):
+    half = z.build(TINY, seed=1, dtype=torch.bfloat16)
+    made = drawn(half, steps=9)
+    assert not any("forward" in vars(module) for module in half.modules())
     monkeypatch.setattr(z, "packed", lambda *_, **__: nullcontext())
-    torch.testing.assert_close(drawn(tiny, steps=9), made, atol=1e-4, rtol=0)
+    assert (drawn(half, steps=9) - made).abs().mean() < 0.02
 
 
 def test_pose_changes_a_view_but_not_what_is_predicted_without_the_condition(tiny):
