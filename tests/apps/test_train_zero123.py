@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from obverse.apps import cli
+from obverse.apps.console import Console
+from obverse.apps.train_zero123 import curves, pictures, reporter
 from obverse.multiview.zero123 import load
 from obverse.training import zero123 as training
 from obverse.training.shards import shard_path
@@ -92,3 +94,20 @@ def test_data_that_is_missing_or_damaged_is_named(data, tmp_path, capsys):
     shard_path(tmp_path / "bad", 7).write_bytes(whole[:2000])
     assert start(tmp_path / "bad", tmp_path / "run", "--steps", 1) == 6
     assert "shard-000007.tar is a damaged shard" in capsys.readouterr().err
+
+
+def test_tensorboard_finds_the_numbers_and_pictures_of_a_run(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = curves(tmp_path, Console())
+    report, show = reporter(writer, Console()), pictures(tmp_path, writer)
+    report({"step": 20, "squared": 0.25, "seconds": 1.0})
+    report({"step": 2, "loss": 0.5, "seconds": 3.0})
+    show(np.full((4, 6, 3), 200, np.uint8), 0)
+    found = EventAccumulator(str(tmp_path / "curves"))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"autoencoder/squared", "autoencoder/seconds", "loss", "seconds"}
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(2, 0.5)]
+    (picture,) = found.Images("validation")
+    assert (picture.width, picture.height) == (6, 4) and (tmp_path / "validation" / "0000.png").exists()

@@ -1,7 +1,8 @@
 """``obverse train zero123``: train or fine-tune Zero-1-to-3 on rendered views.
 
 One process per device: ``torchrun --nproc-per-node 8 -m obverse train zero123 ...`` or ``accelerate launch -m obverse
-train zero123 ...``, over one machine or many; both tell the processes of each other in the same way.
+train zero123 ...``, over one machine or many; both tell the processes of each other in the same way. Without a GPU
+``accelerate launch`` starts one process, whatever number it is given, unless it finds MPI; torchrun starts them all.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ def run(job: ViewJob, console: Console) -> None:
     recipe = recipe_of(job)
     if rank == 0:
         go_on(job.output / "run.json", first_settings(job, learnt, recipe), "run")
-    report = reporter(job.output, console) if rank == 0 else lambda row: None
+    writer = curves(job.output, console) if rank == 0 else None
+    report = reporter(writer, console) if rank == 0 else lambda row: None
     if job.init is None:
         autoencoder(job, model, learnt, held, report)
     network = training.learner(model, lora=job.lora, seed=job.seed)
@@ -160,7 +162,7 @@ def run(job: ViewJob, console: Console) -> None:
         batches = training.encoded_batches(learnt, encoded, size=job.batch, latent_size=latent_size, seed=own)
     else:
         batches = drawing.batches(learnt, size=job.batch, latent_size=latent_size, seed=own)
-    check = training.validation(model, network, held, seed=job.seed, half=job.half, show=pictures(job.output))
+    check = training.validation(model, network, held, seed=job.seed, half=job.half, show=pictures(job.output, writer))
     state = train(
         network, batches, training.loss(model, weighting=weighting_of(job)),
         schedule=recipe, folder=job.output, validate=check, progress=report, half=job.half,
@@ -265,16 +267,20 @@ def first_settings(job: ViewJob, learnt: Any, recipe: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def reporter(folder: Path, console: Console) -> Callable[[dict[str, Any]], None]:
-    """What becomes of a line of the log besides: standard error, and TensorBoard's files where that is installed."""
+def curves(folder: Path, console: Console) -> Any:
+    """A writer of TensorBoard's files, or None where that is not installed."""
     from ..errors import need
 
-    writer: Any = None
     try:
         need("tensorboard", extra="diffusion", purpose="curves")
-        writer = need("torch.utils.tensorboard", extra="diffusion").SummaryWriter(str(folder / "curves"))
+        return need("torch.utils.tensorboard", extra="diffusion").SummaryWriter(str(folder / "curves"))
     except MissingPackageError:
-        console.detail("tensorboard is not installed; log.jsonl holds the same numbers")
+        console.detail("tensorboard is not installed (pip install tensorboard); log.jsonl holds the same numbers")
+        return None
+
+
+def reporter(writer: Any, console: Console) -> Callable[[dict[str, Any]], None]:
+    """What becomes of a line of the log besides: standard error, and TensorBoard's curves if there is a writer."""
 
     def report(row: dict[str, Any]) -> None:
         console.say(json.dumps(row))
@@ -288,7 +294,7 @@ def reporter(folder: Path, console: Console) -> Callable[[dict[str, Any]], None]
     return report
 
 
-def pictures(folder: Path) -> Callable[[Any, int], None]:
+def pictures(folder: Path, writer: Any = None) -> Callable[[Any, int], None]:
     """Write each validation's picture under the next free number, so that a run that goes on keeps the earlier ones."""
     from PIL import Image
 
@@ -299,5 +305,8 @@ def pictures(folder: Path) -> Callable[[Any, int], None]:
         path = place / f"{first + number:04d}.png"
         with atomic_path(path) as hidden, writing(path):
             Image.fromarray(image).save(hidden, "PNG")
+        if writer is not None:
+            writer.add_image("validation", image, first + number, dataformats="HWC")
+            writer.flush()
 
     return show
