@@ -5,7 +5,7 @@ diffuse and glossy light bounces once, transparent and transmitted three times, 
 huge area lamp above. Objects are normalised here and handed over as a GLB, so both see the same triangles; what our
 reader drops (metalness and roughness maps, transparency) Blender does not see either.
 
-Not run where this was written: the package ``bpy`` could not be installed there.
+Run with bpy 5.0.1 on one object: silhouettes of two views at 40 pixels overlap those of our rasteriser by 0.98 (IoU).
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def photograph_object(
             _lamp(bpy, light)
             bpy.ops.import_scene.gltf(filepath=str(source), merge_vertices=True)
             for view, matrix in enumerate(cameras.world_to_camera.double().numpy()):
-                camera.matrix_world = [list(row) for row in camera_to_blender(matrix)]
+                # Blender takes nested lists column by column, though it prints its matrices row by row.
+                camera.matrix_world = camera_to_blender(matrix).T.tolist()
                 picture = Path(folder) / f"{view:03d}.png"
                 bpy.context.scene.render.filepath = str(picture)
                 bpy.ops.render.render(write_still=True)
