@@ -93,7 +93,7 @@ def test_every_stored_number_is_compared(case):
 def test_a_density_that_nowhere_reaches_one_is_cut_at_half_its_most():
     faint = dg.local_density(spot(1, scale=0.1, opacity=0.4), resolution=16, blocks=1)
     assert faint.level == pytest.approx(float(faint.values.max()) / 2) and faint.level < 0.2001
-    with pytest.raises(InputError, match="no object"):
+    with pytest.raises(InputError, match="take more steps"):
         dg.local_density(spot(2, opacity=0.001))
     with pytest.raises(UsageError, match="multiple of the 16"):
         dg.local_density(spot(2), resolution=100)
