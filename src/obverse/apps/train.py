@@ -71,7 +71,7 @@ def pack_objects(
 def train_embedded(
     objects: Annotated[Path | None, typer.Option(help="Folder of meshes, or a pack of them.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Invented objects to learn from besides.")] = 3000,
-    variants: Annotated[int, typer.Option(min=0, help="Deformed copies of each scan to learn from besides.")] = 20,
+    variants: Annotated[int, typer.Option(min=0, help="Deformed copies of each scan to learn from besides.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run; a run that is there goes on.")
     ] = Path("run"),
