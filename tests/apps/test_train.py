@@ -43,7 +43,7 @@ def test_time_or_steps_and_something_to_learn_from(tmp_path):
 
 def test_every_sixth_scan_is_held_out():
     rows = [{"id": f"s{i}", "group": "scan"} for i in range(12)] + [{"id": "m", "group": "modelled"}]
-    learnt, held = split(rows)
+    learnt, held = split(rows, 6)
     assert [r["id"] for r in held] == ["s0", "s4"]
     assert len(learnt) == 11
 
@@ -51,7 +51,7 @@ def test_every_sixth_scan_is_held_out():
 def test_deformed_copies_of_what_validates_are_not_learnt_from():
     rows = [{"id": f"s{i}", "group": "scan"} for i in range(7)]
     rows += [{"id": f"s{i}~0", "group": "variant", "of": f"s{i}"} for i in range(7)]
-    learnt, held = split(rows)
+    learnt, held = split(rows, 6)
     assert [r["id"] for r in held] == ["s0", "s6"]
     assert {r.get("of", r["id"]) for r in learnt} == {"s1", "s2", "s3", "s4", "s5"}
     assert len(learnt) == 10
@@ -102,8 +102,21 @@ def test_one_object_is_too_few_and_the_folder_keeps_to_its_objects(tmp_path):
 
 
 def job(folder, **changes):
-    plain = TrainJob(None, 1, 0, folder, 1, None, 1, 1, 0, "cpu", None, 1)
+    plain = TrainJob(None, 1, 0, folder, 1, None, 1, 1, 0, "cpu", None, 6, 1)
     return dataclasses.replace(plain, **changes)
+
+
+def test_one_scan_in_so_many_is_held_out_with_its_copies_and_the_run_keeps_to_it(tmp_path):
+    rows = [{"id": f"s{i}", "group": "scan"} for i in range(8)]
+    rows += [{"id": "m", "group": "modelled"}, {"id": "s4~0", "group": "variant", "of": "s4"}]
+    learnt, held = split(rows, 4)
+    assert [row["id"] for row in held] == ["s0", "s4"]
+    assert [row["id"] for row in learnt] == ["s1", "s2", "s3", "s5", "s6", "s7", "m"]
+    for _ in range(2):
+        with pytest.raises(InputError, match="2 are needed"):
+            prepare(job(tmp_path), Console())
+    with pytest.raises(UsageError, match="began with hold_out 6"):
+        prepare(job(tmp_path, hold_out=3), Console())
 
 
 def test_a_run_keeps_to_its_start_and_to_what_is_in_its_objects(tmp_path):

@@ -10,6 +10,7 @@ from obverse.feedforward.embedded import (
     INPUTS,
     Config,
     Network,
+    distance_to_outline,
     frustum_field,
     load,
     network_input,
@@ -64,6 +65,29 @@ def test_the_outline_is_the_photos_even_where_cells_say_more():
     pixels, _ = camera().project(torch.from_numpy(np.asarray(mesh.vertices)).float())
     radius = ((pixels / 32 - 1) ** 2).sum(1).sqrt()
     assert float(radius.max()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_slanted_outline_has_no_stairs():
+    at = np.arange(96) + 0.5
+    along, across = np.meshgrid(at, at, indexing="ij")
+    edge = 48 + 0.11 * (along - 48)
+    fine = (np.arange(8) + 0.5) / 8 - 0.5
+    alpha = np.mean([across + v > edge + 0.11 * u for u in fine for v in fine], 0, dtype=np.float32)
+
+    def crossings(distance):
+        first = (distance > 0).argmax(1)
+        a, b = distance[np.arange(96), first - 1], distance[np.arange(96), first]
+        return first - 0.5 + a / (a - b)
+
+    assert np.abs(crossings(distance_to_outline(alpha)) - edge[:, 0]).max() < 0.15
+    assert np.abs(crossings(distance_to_outline((alpha > 0.5).astype(np.float32))) - edge[:, 0]).max() > 0.4
+
+
+def test_away_from_the_outline_the_distance_is_right_to_half_a_pixel():
+    at = np.arange(64) - 31.5
+    truth = 20 - np.hypot(at, at[:, None])
+    found = distance_to_outline((truth + 0.5).clip(0, 1).astype(np.float32))
+    assert np.abs(found - truth).max() < 0.6
 
 
 def test_cells_that_deny_the_object_cannot_erase_the_photo():

@@ -92,6 +92,18 @@ def test_two_stretches_of_a_column_are_drawn_in_each_around_its_own_middle():
     assert np.array_equal(found[:FINE] > 0, found[FINE:] > 0)
 
 
+def test_a_hollow_body_is_drawn_in_like_a_full_one():
+    values, outline, width = ball()
+    down, right = places()
+    half = 2 * np.sqrt((9.0**2 - down**2 - right**2).clip(0)).repeat(2, 0).repeat(2, 1)
+    depth = np.abs(np.arange(FINE) - FINE / 2 + 0.5)[:, None, None]
+    hollow = np.minimum(values, (depth - half).clip(-2, 2).astype(np.float32))
+    found, full = (thickness_of(tapered(v, outline, width, columns=COLUMNS)) for v in (hollow, values))
+    rim = (outline > 0) & (outline < 4)
+    assert thickness_of(hollow)[outline > 12].max() < 0.5 * thickness_of(values)[outline > 12].min()
+    assert np.abs(found - full)[rim].max() <= 1
+
+
 def test_nothing_full_stays_nothing():
     empty = np.full((FINE, FINE, FINE), -2, np.float32)
     _, outline, width = ball()

@@ -29,7 +29,6 @@ app.command("zero123")(train_zero123)
 SHARES = {"scan": 0.35, "procedural": 0.35}  # of the photographs drawn; modelled objects get the rest
 SHARES_OF_SCANS = {"scan": 0.1, "variant": 0.25}  # where scans are seen deformed too
 VIEWS = {"scan": 64, "procedural": 4, "variant": 12}  # photographs per object; others take --views
-HELD = 6  # of the scans (of all objects where there are none) one in so many is kept for validation
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class TrainJob:
     seed: int
     device: str
     start: Path | None
+    hold_out: int
     workers: int
 
 
@@ -84,6 +84,7 @@ def train_embedded(
     seed: Annotated[int, typer.Option(min=0, help="Decides batches and the start.")] = 0,
     device: Device = "auto",
     init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
+    hold_out: Annotated[int, typer.Option(min=2, help="One scan in so many is kept for validation.")] = 6,
     workers: Annotated[int, typer.Option(min=0, help="Processes that photograph; 0: one per core.")] = 0,
 ) -> None:
     """Train the embedded model; the folder gets checkpoint, log, embedded.safetensors and embedded.md.
@@ -98,7 +99,7 @@ def train_embedded(
     Schedule(steps=steps, minutes=minutes)  # refuses what cannot be meant before anything is written
     job = TrainJob(
         objects, procedural, variants, output, steps, minutes, batch, views, seed, device_here(device), init,
-        workers or cores(),
+        hold_out, workers or cores(),
     )  # fmt: skip
     run(job, Console())
 
@@ -118,7 +119,7 @@ def run(job: TrainJob, console: Console) -> None:
     rank = join(job.device)
     shared = job.output / "collected" if together() else None
     with first_before_others(rank):
-        learnt, held = split(prepare(job, console))
+        learnt, held = split(prepare(job, console), job.hold_out)
         collection = training.collect([row["path"] for row in learnt], weights_of(learnt), shared=shared)
     if not rank:
         console.say(f"{len(learnt)} objects in {len(collection)} photographs, {len(held)} objects held out")
@@ -237,14 +238,14 @@ def prepare(job: TrainJob, console: Console) -> list[dict[str, Any]]:
     return kept
 
 
-def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to learn from, and rows to validate with: every sixth scan, or object where there is no scan.
+def split(rows: list[dict[str, Any]], every: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to learn from, and rows to validate with: one scan in ``every``, or object where there is no scan.
 
     Deformed copies of what validates are in neither.
     """
     candidates = [row for row in rows if row["group"] == "scan"]
     candidates = candidates or [row for row in rows if row["group"] != "procedural"] or rows
-    held = {row["id"] for row in sorted(candidates, key=lambda row: row["id"])[::HELD]}
+    held = {row["id"] for row in sorted(candidates, key=lambda row: row["id"])[::every]}
     return [r for r in rows if r.get("of", r["id"]) not in held], [r for r in rows if r["id"] in held]
 
 
@@ -268,7 +269,13 @@ def _begun(job: TrainJob, rows: list[dict[str, Any]]) -> dict[str, Any]:
     if job.objects is not None and job.objects.is_file():
         objects.update(read_bytes(job.objects))
     start = f"{job.start.name}, SHA-256 {digest(job.start)[:16]}" if job.start else None
-    return {"objects": objects.hexdigest()[:16], "views": job.views, "seed": job.seed, "start": start}
+    return {
+        "objects": objects.hexdigest()[:16],
+        "views": job.views,
+        "seed": job.seed,
+        "start": start,
+        "hold_out": job.hold_out,
+    }
 
 
 def _collected(objects: Path | None) -> list[dict[str, str]]:

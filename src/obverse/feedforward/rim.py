@@ -83,18 +83,22 @@ def _mean_where(mask: NDArray, image: NDArray, sigma: float) -> NDArray[np.float
 
 @kernel()
 def _thickness(values: np.ndarray, found: np.ndarray) -> None:
-    """Cells [N, N] of each column that are full, to fractions where the value changes sign."""
+    """Cells [N, N] from where a column is first full to where it is last, to fractions: a cup is as thick as a can."""
     depths, rows, columns = values.shape
     for r in range(rows):
         for c in range(columns):
-            total = F(0)
+            start, end = F(-1), F(0)
             for z in range(depths - 1):
                 a, b = values[z, r, c], values[z + 1, r, c]
-                if a > 0 and b > 0:
-                    total += F(1)
-                elif a > 0 or b > 0:
-                    total += max(a, b) / (abs(a) + abs(b))
-            found[r, c] = total
+                if a <= 0 and b > 0 and start < 0:
+                    start = z + a / (a - b)
+                if a > 0 and b <= 0:
+                    end = z + a / (a - b)
+            if values[0, r, c] > 0:
+                start = F(0)
+            if values[depths - 1, r, c] > 0:
+                end = F(depths - 1)
+            found[r, c] = max(end - start, F(0)) if start >= 0 else F(0)
 
 
 @kernel()

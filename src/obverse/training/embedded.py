@@ -18,6 +18,7 @@ from torch.nn import functional as f
 from ..errors import InputError
 from ..feedforward.embedded import network_input
 from ..formats.files import atomic_path, writing
+from .augment import OFTEN, recolouring, reshaped
 from .loop import Batch, Losses
 from .renders import photographs, study
 
@@ -143,7 +144,7 @@ def batches(collection: Collection, *, size: int, seed: int) -> Callable[[int], 
 
 
 def gather(collection: Collection, rows: np.ndarray, rng: np.random.Generator | None) -> Batch:
-    """Rows [B] of a collection as tensors; mirrored and recoloured at random if ``rng`` is given.
+    """Rows [B] of a collection as tensors; mirrored, recoloured and reshaped at random if ``rng`` is given.
 
     Returns:
         ``photo`` [B, INPUTS, P, P], ``occupancy`` [B, D, C, C] uint8 of 0 and 1 from near to far, ``points`` [B, N, 3]
@@ -153,35 +154,26 @@ def gather(collection: Collection, rows: np.ndarray, rng: np.random.Generator | 
     rgba = arrays["rgba"].astype(np.float32) / 255
     colors = arrays["colors"].astype(np.float32) / 255
     points = arrays["points"].astype(np.float32)
-    occupancy = arrays["occupancy"]
+    cells = np.unpackbits(arrays["occupancy"], axis=-1, bitorder="little")
     if rng is not None:
         mirrored = rng.random(len(rows)) < 0.5
         rgba[mirrored] = rgba[mirrored, :, ::-1]
-        occupancy[mirrored] = occupancy[mirrored, :, ::-1]
+        cells[mirrored] = cells[mirrored, :, ::-1]
         points[mirrored, :, 0] *= -1
         for i in range(len(rows)):
-            gain, power, mix = _recolouring(rng)
+            if rng.random() < OFTEN:
+                rgba[i], cells[i], points[i] = reshaped(rgba[i], cells[i], points[i], rng)
+            gain, power, mix = recolouring(rng)
             rgba[i, ..., :3] = np.clip(rgba[i, ..., :3] @ mix, 0, 1) ** power * gain
             colors[i] = np.clip(colors[i] @ mix, 0, 1) ** power * gain
     photos = np.stack([network_input(np.clip(image, 0, 1)) for image in rgba])
-    bits = np.unpackbits(occupancy, axis=-1, bitorder="little")
     return {
         "photo": torch.from_numpy(photos),
-        "occupancy": torch.from_numpy(np.ascontiguousarray(bits.transpose(0, 3, 1, 2))),
+        "occupancy": torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2))),
         "points": torch.from_numpy(points),
         "colors": torch.from_numpy(np.clip(colors, 0, 1)),
         "elevation_deg": torch.from_numpy(arrays["elevation_deg"]),
     }
-
-
-def _recolouring(rng: np.random.Generator) -> tuple[float, float, np.ndarray]:
-    """Gain, power and mixing matrix [3, 3] (rows sum to one) of a random change of colours, shared by all pixels."""
-    mix = np.eye(3)
-    if rng.random() < 0.5:
-        mix = mix[rng.permutation(3)]  # any hue becomes another
-    grey = rng.uniform(0, 0.6)
-    mix = (1 - grey) * mix + grey / 3
-    return float(rng.uniform(0.75, 1.15)), float(rng.uniform(0.8, 1.25)), mix.astype(np.float32)
 
 
 def loss(network: nn.Module, batch: Batch) -> Losses:
@@ -191,15 +183,7 @@ def loss(network: nn.Module, batch: Batch) -> Losses:
     smeared over many depths costs more than one that commits itself.
     """
     predicted = network(batch["photo"])
-    logits, truth = predicted.occupancy.float(), batch["occupancy"].float()
-    inside = truth.amax(1, keepdim=True)
-    count = inside.sum((1, 2, 3)).clamp_min(1) * truth.shape[1]
-    entropy = f.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    cells = ((entropy * inside).sum((1, 2, 3)) / count).mean()
-    share = logits.sigmoid() * inside
-    overlap = 2 * (share * truth).sum((1, 2, 3))
-    dice = (1 - overlap / (share.square().sum((1, 2, 3)) + truth.sum((1, 2, 3))).clamp_min(1)).mean()
-    columns = _columns_apart(share, truth, inside)
+    cells, dice, columns = _solid_losses(predicted.occupancy, batch["occupancy"])
     color = (sample_colors(predicted.colors.float(), batch["points"]) - batch["colors"]).abs().mean()
     known = batch["elevation_deg"].isfinite()
     wrong = predicted.elevation - batch["elevation_deg"].nan_to_num()
@@ -217,11 +201,26 @@ def loss(network: nn.Module, batch: Batch) -> Losses:
     }
 
 
-def _columns_apart(share: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
-    """Mean over columns inside the outline of one minus the Dice of that column; [B, D, H, W] twice, [B, 1, H, W]."""
-    overlap = 2 * (share * truth).sum(1)
-    sizes = share.square().sum(1) + truth.sum(1)
-    return ((1 - overlap / sizes.clamp_min(1)) * inside[:, 0]).sum() / inside.sum().clamp_min(1)
+def _solid_losses(logits: Tensor, occupancy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and truth [B, D, H, W] → cross-entropy and Dice, means over photographs, and Dice, mean over columns.
+
+    Only columns that hold something are looked at.
+    """
+    count, depths = logits.shape[:2]
+    place = occupancy.amax(1).flatten().nonzero()[:, 0]
+    photo = place // logits[0, 0].numel()
+    said, truth = (x.movedim(1, -1).reshape(-1, depths).index_select(0, place).float() for x in (logits, occupancy))
+
+    def per_photo(columns: Tensor) -> Tensor:
+        return columns.new_zeros(count).index_add(0, photo, columns)
+
+    entropy = f.binary_cross_entropy_with_logits(said, truth, reduction="none").mean(1)
+    cells = (per_photo(entropy) / per_photo(torch.ones_like(entropy)).clamp_min(1)).mean()
+    share = said.sigmoid()
+    overlap, sizes = 2 * (share * truth).sum(1), share.square().sum(1) + truth.sum(1)
+    dice = (1 - per_photo(overlap) / per_photo(sizes).clamp_min(1)).mean()
+    columns = (1 - overlap / sizes.clamp_min(1)).sum() / max(len(place), 1)
+    return cells, dice, columns
 
 
 def sample_colors(colors: Tensor, points: Tensor) -> Tensor:
