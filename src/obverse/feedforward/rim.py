@@ -45,10 +45,12 @@ def tapered(
     inner, power = _read_off(thickness, outline, near, far, float(CALM * scale))
     round_parts = ((THICK * scale - width) / ((THICK - THIN) * scale)).clip(0, 1)
     power = np.maximum(power, 0.5 * round_parts)
-    wanted = inner * (outline.clip(0, None) / near) ** power
-    share = np.where(outline < near, wanted / thickness.clip(1e-3, None), 1.0).clip(0, 1).astype(F)
+    # Beyond the outline what is round goes on as less than nothing, so that between two pixels it ends at the outline.
+    beyond = np.where(outline > 0, 1.0, 1 - 4 * power.clip(0, 0.5))
+    wanted = inner * beyond * (np.abs(outline) / near) ** power
+    share = np.where(outline < near, wanted / thickness.clip(1e-3, None), 1.0).clip(-1, 1).astype(F)
     drawn = values.copy()
-    _draw_in(drawn, share, F(GENTLE))
+    _draw_in(drawn, share, inner.clip(2, None).astype(F), F(GENTLE))
     return drawn
 
 
@@ -102,8 +104,12 @@ def _thickness(values: np.ndarray, found: np.ndarray) -> None:
 
 
 @kernel()
-def _draw_in(values: np.ndarray, share: np.ndarray, gentle: float) -> None:
-    """Shorten every full stretch of a column to its ``share`` [N, N], around its middle; in place."""
+def _draw_in(values: np.ndarray, share: np.ndarray, scale: np.ndarray, gentle: float) -> None:
+    """Shorten every full stretch of a column to its ``share`` [N, N], around its middle; in place.
+
+    Values are differences of squares, over a ``scale`` [N, N], as the square of a round body's thickness grows linearly
+    from the outline: what is interpolated between pixels is round as well.
+    """
     depths, rows, columns = values.shape
     reach = np.empty(depths, np.float32)
     for r in range(rows):
@@ -121,6 +127,7 @@ def _draw_in(values: np.ndarray, share: np.ndarray, gentle: float) -> None:
                     end = z + here / (here - after)
                     half = F(0.5) * (end - start) * share[r, c]
                     for k in range(depths):
-                        reach[k] = max(reach[k], half - abs(k - F(0.5) * (start + end)))
+                        beside = k - F(0.5) * (start + end)
+                        reach[k] = max(reach[k], (half * abs(half) - beside * beside) / scale[r, c])
             for k in range(depths):
                 values[k, r, c] = min(values[k, r, c], max(gentle * reach[k], F(-2)))
