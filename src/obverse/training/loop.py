@@ -40,7 +40,7 @@ class Schedule:
     rate: float = 1e-3  # of both optimisers, after the warm-up
     muon: bool = True  # for the matrices inside the network; else AdamW for everything
     warm_up: int = 200  # steps over which the rate rises
-    cool_down: float = 0.3  # last share of the run, over which the rate falls to nothing (Zhai et al. 2022)
+    cool_down: float = 0.5  # last share of the run, over which the rate falls to nothing (Zhai et al. 2022)
     weight_decay: float = 0.02
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # share of the averaged weights that a step keeps, once the run is long enough
